@@ -1,0 +1,1 @@
+"""The program on the host: accepts commands, works them off, answers with evidence. Django-free, database-free."""

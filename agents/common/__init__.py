@@ -1,0 +1,1 @@
+"""Parts of the agent that need neither libvirt nor Celery, usable on the server's side too."""

@@ -1,0 +1,1 @@
+"""Fetching template images: one plug-in a kind of URL."""

@@ -1,0 +1,1 @@
+"""libvirt and qemu-img behind names that say what is meant."""

@@ -1,0 +1,296 @@
+"""Every kind of command: its payload, its answer, its evidence, and how it behaves.
+
+One table, :data:`KINDS`, read by both sides. Sizes are bytes, times are seconds, paths are absolute.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+ImageFormat = Literal["qcow2", "raw", "iso"]
+
+
+class Data(BaseModel):
+    """Base of all messages: immutable. Unknown fields are ignored: a neighbour one version ahead is understood."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class WorkClass(StrEnum):
+    """Kinds of one class share a limit on how many run at once on an agent."""
+
+    DOWNLOAD = "download"
+    DISK = "disk"
+    SHORT = "short"
+
+
+class OnStop(StrEnum):
+    """What happens to a running command when its agent is told to stop."""
+
+    HAND_OVER = "hand_over"
+    """QEMU or libvirtd carries it on alone; it is followed after the start."""
+    INTERRUPT = "interrupt"
+    """Our own work stops at the next step and is marked INTERRUPTED."""
+
+
+# --- template ------------------------------------------------------------------------------------------------------
+
+
+class Source(Data):
+    """Where an image comes from. ``secret_headers`` travel in the envelope's sealed part, never here."""
+
+    url: str
+    headers: dict[str, str] = Field(default_factory=dict)
+    follow_redirects: bool = True
+    format: ImageFormat
+    checksum: str | None = None
+    """``{ALG}hex`` as the user gave it."""
+
+
+class DownloadLimits(Data):
+    """Bounds of one download; the settings ``download.*`` of the server."""
+
+    connect_timeout_seconds: float = 10
+    read_timeout_seconds: float = 30
+    stall_bytes_per_second: int = 1024
+    stall_seconds: float = 60
+    total_timeout_seconds: float = 10800
+    allowed_networks: tuple[str, ...] = ()
+    """Networks (CIDR) that are reachable although private or loopback."""
+
+
+class TemplateCheck(Data):
+    """Can this host reach the URL, and does the body look like the declared format?"""
+
+    template_id: str
+    source: Source
+    limits: DownloadLimits
+
+
+class TemplateCheckAnswer(Data):
+    size_bytes: int
+    """-1 when the server does not say."""
+    virtual_size_bytes: int
+    """What a guest sees; equals the size for raw and ISO."""
+    resumable: bool
+
+
+class TemplateDownload(Data):
+    """Download into a pool: verified, inspected, then under its final name at once."""
+
+    template_id: str
+    pool_id: str
+    pool_path: str
+    file_name: str
+    """Final name inside the pool."""
+    source: Source
+    limits: DownloadLimits
+    pinned_sha256: str | None = None
+    """Hash of the first verified copy of this template; other bytes are refused as changed content."""
+    max_virtual_size_bytes: int = 1 << 50
+
+
+class TemplateDownloadAnswer(Data):
+    path: str
+    size_bytes: int
+    virtual_size_bytes: int
+    sha256: str
+    resumed_from_bytes: int = 0
+    """Offset at which this attempt went on; 0 when it began anew."""
+
+
+class TemplateDownloadEvidence(Data):
+    """``final`` is only set when the file under the final name is the verified one (its hash is journaled)."""
+
+    final: TemplateDownloadAnswer | None = None
+    unverified_final: bool = False
+    """A file is under the final name, but no journal says that it was verified."""
+    verified_offset: int = 0
+    """Bytes on disk from which a redo goes on."""
+    temporary_files: tuple[str, ...] = ()
+
+
+class TemplateRemove(Data):
+    """Remove a template's file from a pool, with everything an unfinished download left there."""
+
+    template_id: str
+    pool_path: str
+    file_name: str
+
+
+class RemoveAnswer(Data):
+    removed: tuple[str, ...] = ()
+
+
+class RemoveEvidence(Data):
+    left: tuple[str, ...] = ()
+    """Files that are still there."""
+
+
+# --- volume --------------------------------------------------------------------------------------------------------
+
+
+class ImageFile(Data):
+    """One file of a disk's chain, as the database records it."""
+
+    path: str
+    format: Literal["qcow2", "raw"]
+
+
+class VolumeCreate(Data):
+    """Make an empty qcow2 volume, or an overlay when ``backing`` is given."""
+
+    volume_id: str
+    pool_path: str
+    file_name: str
+    virtual_size_bytes: int
+    backing: ImageFile | None = None
+
+
+class VolumeCreateAnswer(Data):
+    path: str
+    virtual_size_bytes: int
+    allocated_bytes: int
+
+
+class VolumeCreateEvidence(Data):
+    final: VolumeCreateAnswer | None = None
+    """The file under its final name, when size, format and backing are exactly as asked."""
+    mismatch: str = ""
+    """Why a file under the final name is not the one that was asked for."""
+    temporary_files: tuple[str, ...] = ()
+
+
+class VolumeRemove(Data):
+    """Remove a volume's files (and temporary ones of its unfinished creation)."""
+
+    volume_id: str
+    pool_path: str
+    file_names: tuple[str, ...]
+
+
+# --- vm ------------------------------------------------------------------------------------------------------------
+
+
+class Disk(Data):
+    """A disk of a VM; ``chain[0]`` is the file the guest writes to, then its backing files, downwards."""
+
+    volume_id: str
+    target: str
+    """Device name in the guest: ``vda``, ``vdb``, …"""
+    chain: tuple[ImageFile, ...]
+    read_only: bool = False
+
+
+class VmStart(Data):
+    """Define and start a transient domain. A domain of this UUID that already runs as described counts as done."""
+
+    vm_id: str
+    name: str
+    cpus: int
+    memory_bytes: int
+    disks: tuple[Disk, ...]
+    console_name: str
+    """File name of the serial console's log, in the host's console folder."""
+    accelerator: Literal["auto", "kvm", "tcg"] = "auto"
+
+
+class VmStartAnswer(Data):
+    power_state: Literal["running"] = "running"
+    accelerator: str
+
+
+class VmEvidence(Data):
+    """What libvirt says of the domain with the VM's UUID."""
+
+    power_state: Literal["running", "paused", "off", "unknown"]
+    reason: str = ""
+    accelerator: str = ""
+
+
+class VmStop(Data):
+    """Stop a domain: ``graceful`` asks the guest and fails after the timeout, ``force`` takes the power away."""
+
+    vm_id: str
+    mode: Literal["graceful", "force"]
+    timeout_seconds: int = 60
+
+
+class VmStopAnswer(Data):
+    power_state: Literal["off"] = "off"
+    was_running: bool
+
+
+# --- the table -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """How one kind of command behaves; read by dispatcher, executor, reconciliation and tests alike."""
+
+    name: str
+    payload: type[Data]
+    answer: type[Data]
+    evidence: type[Data]
+    work_class: WorkClass
+    deadline_seconds: int
+    """From STARTED to the final answer; a setting may change it."""
+    point_of_no_return: str
+    """The step from which on a cancel comes too late; in words for people."""
+    on_stop: OnStop = OnStop.INTERRUPT
+
+    @property
+    def task_name(self) -> str:
+        """Name of the Celery task that accepts this kind."""
+        return f"agents.{self.name}"
+
+
+KINDS: Mapping[str, Kind] = {
+    kind.name: kind
+    for kind in (
+        Kind(
+            "template.check", TemplateCheck, TemplateCheckAnswer, Data, WorkClass.SHORT, 120, "none: it changes nothing"
+        ),
+        Kind(
+            "template.download",
+            TemplateDownload,
+            TemplateDownloadAnswer,
+            TemplateDownloadEvidence,
+            WorkClass.DOWNLOAD,
+            10800,
+            "the rename to the final name",
+        ),
+        Kind(
+            "template.remove",
+            TemplateRemove,
+            RemoveAnswer,
+            RemoveEvidence,
+            WorkClass.SHORT,
+            120,
+            "the removal of the first file",
+        ),
+        Kind(
+            "volume.create",
+            VolumeCreate,
+            VolumeCreateAnswer,
+            VolumeCreateEvidence,
+            WorkClass.DISK,
+            600,
+            "the rename to the final name",
+        ),
+        Kind(
+            "volume.remove",
+            VolumeRemove,
+            RemoveAnswer,
+            RemoveEvidence,
+            WorkClass.DISK,
+            600,
+            "the removal of the first file",
+        ),
+        Kind("vm.start", VmStart, VmStartAnswer, VmEvidence, WorkClass.SHORT, 300, "the start of the domain"),
+        Kind("vm.stop", VmStop, VmStopAnswer, VmEvidence, WorkClass.SHORT, 300, "the request to libvirt"),
+    )
+}
