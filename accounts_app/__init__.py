@@ -1,0 +1,1 @@
+"""Who: accounts, users, their roles and tokens, and what each may see."""

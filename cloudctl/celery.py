@@ -1,0 +1,59 @@
+"""The Celery app of a management server: its worker takes queue ``control``, its beat rings the sweeps.
+
+The database row is the record and a message only a bell, so: early acknowledgement, no results, no expiry.
+"""
+
+import os
+from typing import Any
+
+from celery import Celery
+from kombu import Queue
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "cloudctl.settings")
+
+BROKER_URL = os.environ.get("CLOUDCTL_BROKER_URL", "redis://127.0.0.1:6379/0")
+
+CONNECT_TIMEOUT_SECONDS = 2
+ANSWER_TIMEOUT_SECONDS = 5
+
+
+def transport_options(url: str) -> dict[str, Any]:
+    """Options for the broker behind ``url``; they go verbatim to its transport, so each scheme has its own."""
+    if url.startswith(("redis://", "rediss://", "redis+socket://")):
+        return {"socket_connect_timeout": CONNECT_TIMEOUT_SECONDS, "socket_timeout": ANSWER_TIMEOUT_SECONDS}
+    if url.startswith(("amqp://", "amqps://", "pyamqp://")):
+        return {"connect_timeout": CONNECT_TIMEOUT_SECONDS, "read_timeout": ANSWER_TIMEOUT_SECONDS}
+    return {}
+
+
+def on_redis(url: str) -> bool:
+    """Whether the broker behind ``url`` is Redis, the only one for which prefetching can be switched off."""
+    return url.startswith(("redis", "rediss"))
+
+
+app = Celery("cloudctl")
+app.conf.update(
+    broker_url=BROKER_URL,
+    broker_connection_timeout=CONNECT_TIMEOUT_SECONDS,
+    broker_connection_retry_on_startup=True,
+    broker_connection_max_retries=None,  # a broker may be away for a day
+    broker_transport_options=transport_options(BROKER_URL),
+    accept_content=["json"],
+    task_serializer="json",
+    result_backend=None,  # with one, a publish hangs for 19 s while Redis is down
+    task_ignore_result=True,
+    task_acks_late=False,  # late acks run a long task several times on Redis
+    task_publish_retry=False,  # the sweep rings again
+    task_queues=[Queue("control")],
+    task_default_queue="control",
+    task_create_missing_queues=False,  # a misspelt queue would silently make a list that nobody reads
+    worker_cancel_long_running_tasks_on_connection_loss=False,  # Celery 6 changes the default
+    worker_disable_prefetch=on_redis(BROKER_URL),
+    worker_prefetch_multiplier=1,
+    worker_enable_remote_control=False,
+    worker_hijack_root_logger=False,  # the project's own JSON lines
+    enable_utc=True,
+    timezone="UTC",
+    beat_scheduler="django_celery_beat.schedulers:DatabaseScheduler",
+)
+app.autodiscover_tasks()

@@ -1,0 +1,42 @@
+"""``/livez``: the process answers. ``/readyz``: it can work, or why not."""
+
+from collections.abc import Callable
+
+from django.db import DatabaseError, connection
+from django.http import HttpRequest, JsonResponse
+
+from cloudctl.celery import CONNECT_TIMEOUT_SECONDS, app
+
+
+def livez(_request: HttpRequest) -> JsonResponse:
+    return JsonResponse({"status": "alive"})
+
+
+def readyz(_request: HttpRequest) -> JsonResponse:
+    """200, or 503 with a reason for each part that does not answer. No addresses: they may hold passwords."""
+    reasons = {part: reason for part, check in CHECKS.items() if (reason := check())}
+    return JsonResponse(
+        {"status": "not ready" if reasons else "ready", "reasons": reasons}, status=503 if reasons else 200
+    )
+
+
+def _database() -> str:
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1")
+    except DatabaseError as error:
+        return f"The database does not answer ({type(error).__name__})."
+    return ""
+
+
+def _broker() -> str:
+    with app.connection_for_write() as broker:
+        lost: tuple[type[BaseException], ...] = (*broker.connection_errors, *broker.channel_errors, OSError)
+        try:
+            broker.ensure_connection(max_retries=1, timeout=CONNECT_TIMEOUT_SECONDS)
+        except lost as error:
+            return f"The broker does not answer ({type(error).__name__})."
+    return ""
+
+
+CHECKS: dict[str, Callable[[], str]] = {"database": _database, "broker": _broker}

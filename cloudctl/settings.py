@@ -1,0 +1,162 @@
+"""Django settings. What differs between installations comes from the environment:
+
+CLOUDCTL_DATABASE_URL   default: SQLite file ``db.sqlite3`` in the checkout
+CLOUDCTL_BROKER_URL     default: ``redis://127.0.0.1:6379/0``
+CLOUDCTL_SECRETS_DIR    folder (0700) for the server's keys; default: ``db.sqlite3.secrets`` in the checkout
+CLOUDCTL_ALLOWED_HOSTS  comma-separated names under which the server is reached; default: this machine only
+CLOUDCTL_LOG_FORMAT     ``json`` (default) or ``text``
+"""
+
+import os
+import tempfile
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import dj_database_url
+
+from cloudctl.celery import BROKER_URL
+from core_app.keys import key_from_file
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+
+CLOUDCTL_BROKER_URL = BROKER_URL
+CLOUDCTL_SECRETS_DIR = Path(os.environ.get("CLOUDCTL_SECRETS_DIR", BASE_DIR / "db.sqlite3.secrets"))
+
+SECRET_KEY = key_from_file(CLOUDCTL_SECRETS_DIR / "django.key").hex()
+DEBUG = False
+ALLOWED_HOSTS = os.environ.get("CLOUDCTL_ALLOWED_HOSTS", "localhost,127.0.0.1,[::1]").split(",")
+
+INSTALLED_APPS = [
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "rest_framework",
+    "knox",
+    "django_filters",
+    "django_celery_beat",
+    "drf_spectacular",
+    "drf_spectacular_sidecar",
+    "core_app",
+    "accounts_app",
+    "infra_app",
+]
+
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "django.middleware.http.ConditionalGetMiddleware",  # ETag and 304: polling is cheap
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+
+ROOT_URLCONF = "cloudctl.urls"
+WSGI_APPLICATION = "cloudctl.wsgi.application"
+APPEND_SLASH = False  # a redirect would turn a POST into a GET
+
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ]
+        },
+    }
+]
+
+
+def _database() -> dict[str, Any]:
+    default = f"sqlite:///{BASE_DIR / 'db.sqlite3'}"
+    config: dict[str, Any] = dict(dj_database_url.parse(os.environ.get("CLOUDCTL_DATABASE_URL", default)))
+    # A transaction of ours never spans a request: with ATOMIC_REQUESTS a GET would take SQLite's write lock.
+    config["ATOMIC_REQUESTS"] = False
+    if config["ENGINE"] == "django.db.backends.sqlite3":
+        config["OPTIONS"] = {
+            "timeout": 20,
+            # Takes the write lock at BEGIN, so that no transaction fails half-way at its first write.
+            "transaction_mode": "IMMEDIATE",
+            # FULL: what was committed survives a power cut; the row is the record.
+            "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;",
+        }
+        # Tests use a file as production does: an in-memory database locks differently.
+        config["TEST"] = {"NAME": Path(tempfile.gettempdir()) / f"cloudctl-test-{os.getpid()}.sqlite3"}
+    return config
+
+
+DATABASES = {"default": _database()}
+
+AUTH_USER_MODEL = "accounts_app.User"
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": f"django.contrib.auth.password_validation.{name}"}
+    for name in ("UserAttributeSimilarityValidator", "MinimumLengthValidator", "CommonPasswordValidator")
+]
+KNOX_TOKEN_MODEL = "accounts_app.Token"  # noqa: S105  (a model's name)
+# Knox's own migrations would create its default table even though the model is replaced.
+MIGRATION_MODULES = {"knox": None}
+REST_KNOX = {"TOKEN_TTL": timedelta(days=90), "AUTH_HEADER_PREFIX": "Token"}
+
+REST_FRAMEWORK = {
+    "DEFAULT_AUTHENTICATION_CLASSES": ["accounts_app.authentication.TokenAuthentication"],
+    "DEFAULT_PERMISSION_CLASSES": ["accounts_app.permissions.RolePermission"],
+    "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
+    "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
+    "DEFAULT_FILTER_BACKENDS": ["accounts_app.tenancy.TenancyFilter", "core_app.filters.FieldFilter"],
+    "DEFAULT_PAGINATION_CLASS": "core_app.pagination.KeysetPagination",
+    "DEFAULT_SCHEMA_CLASS": "core_app.schema.ProblemAutoSchema",
+    "EXCEPTION_HANDLER": "core_app.problems.exception_handler",
+    "TEST_REQUEST_DEFAULT_FORMAT": "json",
+    "URL_FORMAT_OVERRIDE": None,
+}
+SPECTACULAR_SETTINGS = {
+    "TITLE": "cloudctl",
+    "DESCRIPTION": "A crash-safe KVM cloud controller. Errors are RFC 9457 problem details.",
+    "VERSION": "1",
+    "SERVE_INCLUDE_SCHEMA": False,
+    "SERVE_PERMISSIONS": ["rest_framework.permissions.AllowAny"],
+    "SCHEMA_PATH_PREFIX": r"/api/v1",
+    "SWAGGER_UI_DIST": "SIDECAR",
+    "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
+    "ENUM_NAME_OVERRIDES": {
+        "UserRole": "accounts_app.models.Role",
+        "AgentRole": "infra_app.models.Agent.Role",
+        "AgentState": "infra_app.models.Agent.State",
+        "PoolType": "infra_app.models.StoragePool.Type",
+        "EventLevel": "core_app.models.Event.Level",
+    },
+}
+
+LANGUAGE_CODE = "en-us"
+USE_I18N = False
+USE_TZ = True
+TIME_ZONE = "UTC"
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+STATIC_URL = "/static/"
+STATIC_ROOT = BASE_DIR / "staticfiles"
+# Serves the packages' static files without a collectstatic step, on one machine as in production.
+WHITENOISE_USE_FINDERS = True
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {
+        "json": {"()": "core_app.logs.JsonFormatter"},
+        "text": {"format": "%(asctime)s %(levelname)s %(name)s %(message)s"},
+    },
+    "handlers": {
+        "stderr": {"class": "logging.StreamHandler", "formatter": os.environ.get("CLOUDCTL_LOG_FORMAT", "json")}
+    },
+    "root": {"handlers": ["stderr"], "level": "INFO"},
+    "loggers": {"django.server": {"handlers": [], "propagate": True}},
+}

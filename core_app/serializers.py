@@ -1,0 +1,53 @@
+"""Serializers that all rooms share."""
+
+from typing import Any, ClassVar
+
+from rest_framework import serializers
+
+from core_app.models import Event
+
+
+class ReferenceSerializer(serializers.Serializer[Any]):
+    """``{type, id, name}``, where the type can vary."""
+
+    type = serializers.CharField(read_only=True)
+    id = serializers.CharField(read_only=True)
+    name = serializers.CharField(read_only=True)
+
+
+class ProblemSerializer(serializers.Serializer[Any]):
+    """An RFC 9457 problem, as ``core_app.problems`` makes it."""
+
+    type = serializers.CharField(help_text="URI reference, /problems/<code>; the code is stable")
+    title = serializers.CharField()
+    status = serializers.IntegerField()
+    detail = serializers.CharField(help_text="Cause, consequence and remedy in one text")
+    cause = serializers.CharField()
+    consequence = serializers.CharField()
+    remedy = serializers.CharField()
+    errors = serializers.DictField(  # type: ignore[assignment]  # a member of the RFC, not the serializer's own errors
+        child=serializers.ListField(child=serializers.CharField()), required=False, help_text="Messages by field"
+    )
+    operation = serializers.UUIDField(required=False, help_text="The operation that is in the way")
+
+
+class EventSerializer(serializers.ModelSerializer[Event]):
+    account = serializers.UUIDField(source="account_id", read_only=True, allow_null=True)
+    target = serializers.SerializerMethodField()
+
+    class Meta:
+        model = Event
+        fields: ClassVar = ["id", "kind", "level", "account", "target", "message", "details", "created_at"]
+
+
+class SettingSerializer(serializers.Serializer[Any]):
+    """A setting with what it may be."""
+
+    name = serializers.CharField(read_only=True)
+    value = serializers.JSONField(help_text="Of the kind of the default, within the bounds")
+    default = serializers.JSONField(read_only=True)
+    unit = serializers.CharField(read_only=True)
+    bounds = serializers.ListField(
+        child=serializers.JSONField(), read_only=True, help_text="Smallest and largest, or the choices"
+    )
+    help = serializers.CharField(read_only=True)

@@ -1,0 +1,37 @@
+"""What the views of all rooms have in common."""
+
+from collections.abc import Collection, Mapping
+from typing import Any, ClassVar
+
+from rest_framework import mixins, viewsets
+from rest_framework.request import Request
+
+from core_app import pagination
+from core_app.filters import FieldFilter, refuse_unknown
+
+
+class RoomViewSet(viewsets.GenericViewSet[Any]):
+    """Base of every view set: ids are UUIDs, unknown query parameters are refused.
+
+    ``query_parameters`` names what an action takes beside a list's own: ``{"destroy": {"dry_run"}}``.
+    ``writable_by_users``: users may call the writing actions too, on what their account sees.
+    ``operators_only``: nobody who sees but an account's objects may call any.
+    """
+
+    lookup_value_regex = "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+    ordering = "-created_at"
+    ordering_fields: ClassVar[Collection[str]] = ()
+    query_parameters: ClassVar[Mapping[str, Collection[str]]] = {}
+    writable_by_users = False
+    operators_only = False
+
+    def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        super().initial(request, *args, **kwargs)
+        known = set(self.query_parameters.get(self.action or "", ()))
+        if self.action == "list" and self.pagination_class is not None:
+            known |= {*pagination.PARAMETERS, *FieldFilter().names(self)}
+        refuse_unknown(request, known)
+
+
+class ReadViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, RoomViewSet):
+    """Lists and details of rows: filtered, ordered, in pages, and only those that the user may see."""
