@@ -1,0 +1,1 @@
+"""How: operations, their commands, dispatch, reports, reconciliation."""

@@ -1,0 +1,172 @@
+"""What may be asked for: to submit, cancel, reconcile and settle. All rows of a request in one transaction."""
+
+from collections.abc import Iterable
+from typing import Any
+from uuid import UUID
+
+from django.db import IntegrityError, models, transaction
+from django.utils import timezone
+
+from accounts_app.models import User
+from agents.protocol.states import COMMAND_FINAL, CommandState
+from core_app import events
+from core_app.errors import Busy, WrongState
+from core_app.references import reference
+from core_app.transitions import transition
+from operations_app import dispatch, registry
+from operations_app.models import Command, Operation, Reservation, Waiter
+from operations_app.reconciliation import ASKABLE, ask
+from operations_app.rules import OPERATION_FINAL
+from operations_app.workflow import advance, may_cancel
+
+Resource = tuple[str, UUID]
+
+
+def submit(  # noqa: PLR0913  (who asks for what, about what, holding what)
+    kind: str,
+    target: models.Model,
+    *,
+    exclusive: Iterable[Resource] = (),
+    shared: Iterable[Resource] = (),
+    data: dict[str, Any] | None = None,
+    user: User | None = None,
+) -> Operation:
+    """Write an operation with its reservations and first commands; they are published after the commit.
+
+    Must be called in the transaction that wrote the rows that it is about. Raises Busy, naming the operation that holds
+    what is needed; then nothing of it was written.
+    """
+    named = reference(target)
+    operation = Operation.objects.create(
+        kind=kind,
+        target_type=named["type"],
+        target_id=target.pk,
+        target_name=named["name"],
+        account_id=getattr(target, "account_id", None),
+        requested_by=user,
+        data=data or {},
+    )
+    reserve(operation, exclusive=exclusive, shared=shared)
+    events.record("operation.created", operation, f"{kind} {named['name']}")
+    advance(operation.pk)
+    operation.refresh_from_db()
+    return operation
+
+
+def reserve(operation: Operation, *, exclusive: Iterable[Resource] = (), shared: Iterable[Resource] = ()) -> None:
+    """Take all or none. Raises Busy, naming the holder."""
+    wanted = dict.fromkeys(exclusive, True)
+    wanted |= {resource: False for resource in shared if resource not in wanted}
+    _lock(wanted)
+    for (resource_type, resource_id), is_exclusive in sorted(wanted.items()):
+        held = Reservation.objects.filter(resource_type=resource_type, resource_id=resource_id)
+        blocking = held if is_exclusive else held.filter(exclusive=True)
+        holder = blocking.exclude(operation=operation).select_related("operation").first()
+        if holder:
+            raise _busy(holder.operation)
+    try:
+        with transaction.atomic():
+            Reservation.objects.bulk_create(
+                Reservation(operation=operation, resource_type=kind, resource_id=pk, exclusive=is_exclusive)
+                for (kind, pk), is_exclusive in sorted(wanted.items())
+            )
+    except IntegrityError:
+        held = Reservation.objects.filter(exclusive=True, resource_id__in=[pk for _, pk in wanted])
+        holder = held.exclude(operation=operation).select_related("operation").first()
+        raise _busy(holder.operation if holder else None) from None
+
+
+def _lock(wanted: dict[Resource, bool]) -> None:
+    """Lock the rows in the order of type and id, so that two requests never wait for each other."""
+    for resource_type in sorted({kind for kind, _ in wanted}):
+        model = registry.lockable_model(resource_type)
+        if model is not None:
+            ids = [pk for kind, pk in wanted if kind == resource_type]
+            list(model._base_manager.select_for_update().filter(pk__in=ids).order_by("pk").values_list("pk"))
+
+
+def _busy(holder: Operation | None) -> Busy:
+    return Busy(
+        f"{holder.kind} of {holder.target_name} is under way." if holder else "Another operation is under way.",
+        "The request was not accepted and nothing was changed.",
+        "Wait for that operation, or cancel it.",
+        operation=holder.pk if holder else None,
+    )
+
+
+def cancel(operation_id: UUID) -> Operation:
+    """Ask an operation to go back. Raises WrongState when it has ended, goes back already, or it is too late."""
+    with transaction.atomic():
+        operation = Operation.objects.select_for_update().get(pk=operation_id)
+        if not may_cancel(operation):
+            raise WrongState(
+                _why_no_cancel(operation),
+                "Nothing was changed.",
+                "Watch the operation; when it has ended, ask for the opposite.",
+                operation=operation.pk,
+            )
+        operation.cancel_requested_at = timezone.now()
+        operation.save(update_fields=["cancel_requested_at"])
+        events.record("operation.cancel_requested", operation)
+        for command in operation.commands.filter(round=operation.round).exclude(state__in=COMMAND_FINAL):
+            request_cancel(command)
+        _stop_waiting(operation)
+    advance(operation_id)
+    operation.refresh_from_db()
+    return operation
+
+
+def _why_no_cancel(operation: Operation) -> str:
+    if operation.state in OPERATION_FINAL:
+        return f"The operation has already {operation.state}."
+    if operation.cancel_requested_at or operation.undoing:
+        return "The operation is already being put back."
+    return "The operation is past its point of no return; a cancel comes too late."
+
+
+def request_cancel(command: Command) -> None:
+    """Cancel a command: at once when it was certainly never published, else on its agent's word."""
+    now = timezone.now()
+    where = {"sent_at": None}
+    sets = {"cancel_requested_at": now, "finished_at": now}
+    if command.state == CommandState.CREATED and transition(
+        command, CommandState.CANCELLED, event="command.cancelled", sets=sets, where=where
+    ):
+        return
+    Command.objects.filter(pk=command.pk, cancel_requested_at=None).update(cancel_requested_at=now)
+    transaction.on_commit(lambda: dispatch.send_cancel(command), robust=True)
+
+
+def _stop_waiting(operation: Operation) -> None:
+    """Leave the queue for shared work; the shared work itself ends when nobody waits for it any more."""
+    waiter = Waiter.objects.filter(operation=operation).first()
+    if waiter is None:
+        return
+    awaited_id = waiter.awaited_id
+    waiter.delete()
+    Operation.objects.filter(pk=operation.pk).update(sent_position=operation.position - 1)
+    transaction.on_commit(lambda: cancel_if_unwanted(awaited_id), robust=True)
+
+
+def cancel_if_unwanted(operation_id: UUID) -> None:
+    """Cancel shared work that was begun for waiters and has none left."""
+    with transaction.atomic():
+        operation = Operation.objects.select_for_update().get(pk=operation_id)
+        unwanted = not operation.waiters.exists() and operation.data.get("for_waiters") and may_cancel(operation)
+    if unwanted:
+        cancel(operation_id)
+
+
+def reconcile_now(command_id: UUID) -> Command:
+    """Ask for evidence about a command at once. Raises WrongState when its outcome is not in doubt."""
+    command = Command.objects.select_related("agent").get(pk=command_id)
+    if command.state not in ASKABLE:
+        raise WrongState(
+            f"The command is {command.state}.",
+            "There is nothing to reconcile.",
+            "Reconcile commands whose outcome is in doubt: " + ", ".join(sorted(ASKABLE)) + ".",
+            operation=command.operation_id,
+        )
+    ask(command)
+    command.refresh_from_db()
+    return command

@@ -1,0 +1,71 @@
+"""What later rooms tell this one in their ``AppConfig.ready()``; they are asked through here, never imported."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+from django.db import models
+
+from agents.protocol.kinds import Data
+from agents.protocol.messages import Ping
+from infra_app.models import Agent
+from operations_app.rules import Verdict
+
+if TYPE_CHECKING:
+    from operations_app.workflow import Workflow
+
+VerdictRule = Callable[[Mapping[str, Any], Any], Verdict]
+"""From a command's payload (as stored) and its evidence (the kind's model) to a verdict. Pure."""
+
+
+class PingConsumer(Protocol):
+    """Compares what an agent sees with what should be. Must bear being called twice with the same ping."""
+
+    def __call__(self, agent: Agent, ping: Ping) -> None: ...
+
+
+_workflows: dict[str, Workflow] = {}
+_verdicts: dict[str, VerdictRule] = {}
+_lockable: dict[str, type[models.Model]] = {}
+ping_consumers: list[PingConsumer] = []
+
+
+def register_workflow(workflow: Workflow) -> None:
+    """Make a kind of operation known. A second one of the same kind is a mistake in code: ValueError."""
+    if workflow.kind in _workflows:
+        raise ValueError(f"two workflows for {workflow.kind}")
+    _workflows[workflow.kind] = workflow
+
+
+def register_verdict(kind: str, rule: VerdictRule) -> None:
+    """Say how evidence about a kind of command is judged."""
+    if kind in _verdicts:
+        raise ValueError(f"two verdict rules for {kind}")
+    _verdicts[kind] = rule
+
+
+def register_lockable(resource_type: str, model: type[models.Model]) -> None:
+    """Rows of this model are locked, in the order of their ids, while reservations on them are taken."""
+    _lockable[resource_type] = model
+
+
+def workflow_of(kind: str) -> Workflow:
+    return _workflows[kind]
+
+
+def workflow_kinds() -> list[str]:
+    return sorted(_workflows)
+
+
+def lockable_model(resource_type: str) -> type[models.Model] | None:
+    return _lockable.get(resource_type)
+
+
+def judge(kind: str, payload: Mapping[str, Any], evidence: Data) -> Verdict:
+    """The verdict of the kind's rule over evidence that is already known to be fresh."""
+    return _verdicts[kind](payload, evidence)
+
+
+def judged_kinds() -> frozenset[str]:
+    return frozenset(_verdicts)

@@ -1,0 +1,289 @@
+"""What agents say: hello, pings, reports. Each is applied entry by entry, each entry in a transaction of its own.
+
+An entry that comes by ping counts as one that comes by report. Applying anything twice changes nothing.
+"""
+
+import logging
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from django.db import transaction
+from django.db.models import Max, Min
+from django.utils import timezone
+
+from agents.protocol.messages import Acknowledge, Configuration, Hello, JournalEntry, Ping, PoolInfo, Reports, Welcome
+from agents.protocol.states import AGENT_FINAL, COMMAND_FINAL, COMMAND_OPEN, AgentState, CommandState
+from core_app import events, settings_rows
+from core_app.transitions import transition
+from infra_app import actions as infra
+from infra_app.models import Agent, StoragePool
+from operations_app import dispatch, reconciliation, registry
+from operations_app.models import Command, Operation
+from operations_app.rules import OperationState, Reading, read_entry
+from operations_app.workflow import advance
+
+logger = logging.getLogger("cloudctl.reports")
+
+_NOT_HEARD_OF = (CommandState.CREATED, CommandState.SENT)
+_ON_AGENT = (CommandState.QUEUED, CommandState.STARTED, CommandState.PROCESSING)
+
+
+# --- the three messages --------------------------------------------------------------------------------------------
+
+
+def hello(message: Hello) -> None:
+    """An agent has started: take its epoch, tell it what it must know, settle what its death left open."""
+    answer = infra.record_hello(message)
+    agent = Agent.objects.select_related("zone").get(pk=message.agent_id)
+    dispatch.send_control(agent, "welcome", _welcome(agent, message, answer.accepted, answer.reason))
+    if not answer.accepted:
+        return
+    _notice_ahead(agent, message.entries)
+    _apply_all(agent, message.entries)
+    listed = {entry.command_id for entry in message.entries}
+    for command in _open_commands(agent):
+        if str(command.pk) not in listed and command.state in _ON_AGENT:
+            _interrupt(command, "the agent started again and its journal does not have the command")
+    dispatch.publish(agent.commands.filter(state__in=_NOT_HEARD_OF).exclude(pk__in=listed).values_list("pk", flat=True))
+    reconciliation.ask_all(agent.commands.filter(state__in=reconciliation.ASKABLE | {CommandState.RECONCILING}))
+    _resend_cancels(agent)
+    _acknowledge(agent, message.entries)
+
+
+def ping(message: Ping) -> None:
+    """Compare what the agent has with what it should have, and answer with acknowledgements and its configuration."""
+    if not infra.record_ping(message):
+        return
+    agent = Agent.objects.select_related("zone").get(pk=message.agent_id)
+    _notice_ahead(agent, message.entries)
+    _notice_corrupt(agent, message.corrupt_journals)
+    _apply_all(agent, message.entries)
+    _find_lost(agent, {entry.command_id for entry in message.entries})
+    for consume in registry.ping_consumers:
+        consume(agent, message)
+    _resend_cancels(agent)
+    _acknowledge(agent, message.entries)
+    dispatch.send_control(agent, "configure", _configuration(agent))
+
+
+def reports(message: Reports) -> None:
+    """Take news of commands."""
+    agent = Agent.objects.select_related("zone").get(pk=message.agent_id)
+    _apply_all(agent, message.entries)
+    stale = [UUID(command_id) for command_id, _attempt in message.stale]
+    if stale and message.epoch == agent.epoch:
+        dispatch.publish(stale)
+    _acknowledge(agent, message.entries)
+
+
+def _welcome(agent: Agent, message: Hello, accepted: bool, reason: str) -> Welcome:
+    return Welcome(
+        accepted=accepted,
+        reason=reason,
+        epoch=message.epoch,
+        epoch_floor=agent.epoch,
+        floor=_floor(agent),
+        ping_interval_seconds=settings_rows.get("ping.interval"),
+        pools=_pools(agent),
+    )
+
+
+def _configuration(agent: Agent) -> Configuration:
+    return Configuration(
+        epoch=agent.epoch, ping_interval_seconds=settings_rows.get("ping.interval"), pools=_pools(agent)
+    )
+
+
+def _pools(agent: Agent) -> tuple[PoolInfo, ...]:
+    pools = StoragePool.objects.filter(zone=agent.zone_id).exclude(type="local") | StoragePool.objects.filter(
+        host=agent.pk
+    )
+    return tuple(PoolInfo(pool_id=str(pool.pk), path=pool.path) for pool in pools)
+
+
+# --- one entry -----------------------------------------------------------------------------------------------------
+
+
+def _apply_all(agent: Agent, entries: Iterable[JournalEntry]) -> None:
+    """One entry's trouble never stops the others."""
+    for entry in entries:
+        try:
+            apply_entry(agent, entry)
+        except Exception:
+            logger.exception("report.failed", extra={"fields": {"command": entry.command_id}})
+
+
+def apply_entry(agent: Agent, entry: JournalEntry) -> None:
+    """Move a command's row by what its agent says of it, and its workflow with it."""
+    found = Command.objects.filter(pk=entry.command_id, agent=agent).values_list("operation_id", flat=True).first()
+    if found is None:
+        return
+    with transaction.atomic():
+        Operation.objects.select_for_update().get(pk=found)
+        command = Command.objects.select_related("agent").get(pk=entry.command_id)
+        reading = read_entry(command.state, command.attempt, entry.state, entry.attempt)
+        _READERS[reading](command, entry)
+        if command.state in COMMAND_FINAL and reading is Reading.MOVE:
+            advance(found)
+    if command.state == CommandState.INTERRUPTED and reading is Reading.MOVE:
+        reconciliation.ask(command)
+
+
+def _move(command: Command, entry: JournalEntry) -> None:
+    now = timezone.now()
+    sets: dict[str, Any] = {"agent_state": entry.state, "seen_at": now}
+    if entry.state in (AgentState.STARTED, AgentState.PROCESSING) and command.deadline_at is None:
+        sets |= {"started_at": command.started_at or now, "deadline_at": now + _deadline_of(command.kind)}
+    if entry.state in AGENT_FINAL:
+        sets |= {"finished_at": now, "answer": entry.answer, "error": _problem(entry)}
+    level = "warning" if entry.state in (AgentState.FAILED, AgentState.INTERRUPTED) else "info"
+    message = entry.problem.cause if entry.problem else ""
+    event = f"command.{entry.state.lower()}"
+    moved = transition(
+        command, entry.state, event=event, message=message, sets=sets, where={"attempt": entry.attempt}, level=level
+    )
+    if moved:
+        _show_progress(command, entry)
+
+
+def _progress(command: Command, entry: JournalEntry) -> None:
+    Command.objects.filter(pk=command.pk).update(seen_at=timezone.now())
+    _show_progress(command, entry)
+
+
+def _show_progress(command: Command, entry: JournalEntry) -> None:
+    operation = command.operation
+    if operation.state == OperationState.PENDING:
+        transition(operation, OperationState.RUNNING, event="operation.running", sets={"started_at": timezone.now()})
+    if entry.progress is None:
+        return
+    shown = entry.progress.model_dump()
+    Command.objects.filter(pk=command.pk).update(progress=shown)
+    Operation.objects.filter(pk=operation.pk).update(progress=shown)
+
+
+def _old(command: Command, entry: JournalEntry) -> None:
+    if command.state not in COMMAND_FINAL:
+        Command.objects.filter(pk=command.pk).update(seen_at=timezone.now())
+
+
+def _disagrees(command: Command, entry: JournalEntry) -> None:
+    text = f"the database says {command.state}, the agent {command.agent} says {entry.state}"
+    events.alarm_once("command.disagrees", command, text)
+
+
+def _ahead(command: Command, entry: JournalEntry) -> None:
+    text = f"knows attempt {entry.attempt} of command {command.pk}, of which only {command.attempt} were made"
+    mark_ahead(command.agent, text)
+
+
+_READERS = {
+    Reading.MOVE: _move,
+    Reading.PROGRESS: _progress,
+    Reading.OLD: _old,
+    Reading.DISAGREES: _disagrees,
+    Reading.AHEAD: _ahead,
+}
+
+
+def _problem(entry: JournalEntry) -> dict[str, Any] | None:
+    return entry.problem.model_dump() if entry.problem else None
+
+
+def _deadline_of(kind: str) -> timedelta:
+    """From STARTED to the final answer."""
+    return timedelta(seconds=settings_rows.get(f"command.deadline.{kind}"))
+
+
+# --- comparing -----------------------------------------------------------------------------------------------------
+
+
+def _open_commands(agent: Agent) -> list[Command]:
+    return list(agent.commands.filter(state__in=COMMAND_OPEN).select_related("agent"))
+
+
+def _find_lost(agent: Agent, listed: set[str]) -> None:
+    """Commands that should be there and are not: sent again if never begun, in doubt if they were."""
+    long_ago = timezone.now() - timedelta(seconds=max(2.0, settings_rows.get("ping.interval")))
+    missing = [command for command in _open_commands(agent) if str(command.pk) not in listed]
+    again = [command.pk for command in missing if _is_to_be_sent(command, long_ago)]
+    for command in missing:
+        if command.state in _ON_AGENT and _before(command.seen_at, long_ago):
+            _interrupt(command, "the agent pings, and its journal does not have the command")
+    dispatch.publish(again)
+
+
+def _is_to_be_sent(command: Command, long_ago: datetime) -> bool:
+    return command.state == CommandState.CREATED or (
+        command.state == CommandState.SENT and _before(command.sent_at, long_ago)
+    )
+
+
+def _before(moment: datetime | None, limit: datetime) -> bool:
+    return moment is not None and moment < limit
+
+
+def _interrupt(command: Command, why: str) -> None:
+    if transition(command, CommandState.INTERRUPTED, event="command.interrupted", message=why, level="warning"):
+        reconciliation.ask(command)
+
+
+def _resend_cancels(agent: Agent) -> None:
+    """A cancel that got lost is asked for again as long as the command is open."""
+    asked = timezone.now() - timedelta(seconds=1)
+    states = {CommandState.SENT, *_ON_AGENT}
+    for command in agent.commands.filter(cancel_requested_at__lt=asked, state__in=states).select_related("agent"):
+        dispatch.send_cancel(command)
+
+
+def _acknowledge(agent: Agent, entries: Iterable[JournalEntry]) -> None:
+    """Only ids that the database has, and only when they are final here."""
+    ids = [entry.command_id for entry in entries]
+    final = Command.objects.filter(pk__in=ids, agent=agent, state__in=COMMAND_FINAL).values_list("pk", flat=True)
+    message = Acknowledge(epoch=agent.epoch, command_ids=tuple(str(pk) for pk in final), floor=_floor(agent))
+    dispatch.send_control(agent, "acknowledge", message)
+
+
+def _floor(agent: Agent) -> int:
+    """The highest sequence number below which all is final. The issued number is read first: a command that is written
+    in between has a higher one."""
+    issued = Agent.objects.filter(pk=agent.pk).aggregate(issued=Max("last_seq"))["issued"] or 0
+    lowest_open = Command.objects.filter(agent=agent, state__in=COMMAND_OPEN).aggregate(low=Min("seq"))["low"]
+    floor = issued if lowest_open is None else min(issued, lowest_open - 1)
+    if floor > agent.floor:
+        Agent.objects.filter(pk=agent.pk, floor__lt=floor).update(floor=floor)
+        agent.floor = floor
+    return max(floor, agent.floor)
+
+
+# --- a database older than the world -------------------------------------------------------------------------------
+
+
+def _notice_ahead(agent: Agent, entries: Iterable[JournalEntry]) -> None:
+    ids = [entry.command_id for entry in entries]
+    known = {str(pk) for pk in Command.objects.filter(pk__in=ids).values_list("pk", flat=True)}
+    unknown = [pk for pk in ids if pk not in known]
+    if unknown:
+        mark_ahead(agent, f"has a journal of command {unknown[0]}, which this database never issued")
+
+
+def mark_ahead(agent: Agent, text: str) -> None:
+    """No commands to it, and no automatic deletion in its zone, until an operator adopts what exists."""
+    with transaction.atomic():
+        if Agent.objects.filter(pk=agent.pk, ahead=False).update(ahead=True):
+            type(agent.zone).objects.filter(pk=agent.zone_id).update(deletions_suspended=True)
+            events.record(
+                "agent.ahead",
+                agent,
+                f"{agent} {text}: the database was restored from a backup. Nothing is deleted here until adopted.",
+                level="alarm",
+            )
+    agent.ahead = True
+
+
+def _notice_corrupt(agent: Agent, names: Iterable[str]) -> None:
+    for name in names:
+        text = f"the journal {name} was unreadable and is set aside; its command is settled by evidence"
+        events.alarm_once("agent.journal_corrupt", agent, text)

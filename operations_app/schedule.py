@@ -1,0 +1,20 @@
+"""The sweeps' rows in the scheduler's tables follow the settings of the same meaning."""
+
+from typing import Any
+
+from django_celery_beat.models import IntervalSchedule, PeriodicTask
+
+TASK_BY_SETTING = {"reconcile.commands.interval": "operations.sweep", "ping.interval": "operations.watch"}
+
+
+def follow_setting(name: str, value: Any, **_signal: Any) -> None:
+    """Receiver of ``setting_changed``: an interval takes effect on the schedule at once."""
+    task = TASK_BY_SETTING.get(name)
+    if task is None:
+        return
+    interval, _ = IntervalSchedule.objects.get_or_create(
+        every=max(1, round(float(value) * 1000)) * 1000, period=IntervalSchedule.MICROSECONDS
+    )
+    row = PeriodicTask.objects.get(name=task)
+    row.interval = interval
+    row.save()  # its save() is what tells a running beat
