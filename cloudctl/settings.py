@@ -43,6 +43,7 @@ INSTALLED_APPS = [
     "core_app",
     "accounts_app",
     "infra_app",
+    "operations_app",
 ]
 
 MIDDLEWARE = [
