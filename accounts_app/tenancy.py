@@ -4,6 +4,7 @@ from typing import Any, TypeVar
 
 from django.contrib.auth.models import AnonymousUser
 from django.db.models import Model, QuerySet
+from rest_framework.exceptions import NotAuthenticated
 from rest_framework.filters import BaseFilterBackend
 from rest_framework.request import Request
 
@@ -26,6 +27,13 @@ def for_user(queryset: QuerySet[M], user: User | AnonymousUser) -> QuerySet[M]:
     if rule is None or user.account_id is None:
         return queryset.none()
     return queryset.filter(rule(user.account_id))
+
+
+def user_of(request: Request) -> User:
+    """Who asks. Raises NotAuthenticated where nobody does."""
+    if not isinstance(request.user, User):
+        raise NotAuthenticated
+    return request.user
 
 
 class TenancyFilter(BaseFilterBackend):

@@ -2,9 +2,10 @@
 
 import logging
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
-from django.db import models
+from django.db import models, transaction
 from django.utils import timezone
 
 from core_app.models import Event
@@ -41,7 +42,8 @@ def record(
         details=details or {},
     )
     fields = {f"target_{key}": value for key, value in named.items()} | {"details": event.details, "text": message}
-    logger.log(_LOG_LEVELS[Event.Level(level)], kind, extra={"fields": fields})
+    log = partial(logger.log, _LOG_LEVELS[Event.Level(level)], kind, extra={"fields": fields})
+    transaction.on_commit(log, robust=True)  # what is rolled back did not happen
     return event
 
 

@@ -2,9 +2,11 @@
 
 from typing import Any, ClassVar
 
+from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from core_app.models import Event
+from core_app.references import Reference
 
 
 class ReferenceSerializer(serializers.Serializer[Any]):
@@ -33,11 +35,17 @@ class ProblemSerializer(serializers.Serializer[Any]):
 
 class EventSerializer(serializers.ModelSerializer[Event]):
     account = serializers.UUIDField(source="account_id", read_only=True, allow_null=True)
-    target = serializers.SerializerMethodField()
+    target = serializers.SerializerMethodField(help_text="What it happened to; null for the whole system")
 
     class Meta:
         model = Event
         fields: ClassVar = ["id", "kind", "level", "account", "target", "message", "details", "created_at"]
+
+    @extend_schema_field(ReferenceSerializer(allow_null=True))
+    def get_target(self, event: Event) -> Reference | None:
+        if not event.target_type:
+            return None
+        return {"type": event.target_type, "id": event.target_id, "name": event.target_name}
 
 
 class SettingSerializer(serializers.Serializer[Any]):

@@ -5,7 +5,7 @@ import hashlib
 import posixpath
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -23,6 +23,7 @@ from core_app.transitions import transition
 from infra_app.models import Agent, Host, JoinToken, PoolReach, StoragePool, Zone
 
 SILENT_BATCH = 100
+SETTINGS_OF_AGENTS = ("ping.interval", "host.accelerator")
 
 
 # --- joining -------------------------------------------------------------------------------------------------------
@@ -61,21 +62,21 @@ def join(secret: str, application: Application) -> Agent:
     _check_public_key(application.public_key)
     with transaction.atomic():
         token = _token_of(secret, application.role)
-        known = Agent.objects.filter(**application.__dict__, zone=token.zone).first()
+        known = Agent.objects.filter(**asdict(application), zone=token.zone).first()
         if known and (token.reusable or token.used_by_id == known.pk):
             return known
-        agent = _take_in(token, application)
-        if not JoinToken.objects.filter(Q(reusable=True) | Q(used_at=None), pk=token.pk).update(
-            used_at=Now(), used_by=agent
-        ):
+        unused = JoinToken.objects.filter(Q(reusable=True) | Q(used_at=None), pk=token.pk)
+        if not unused.update(used_at=Now()):
             raise _join_refused("The join token was used already.")
+        agent = _take_in(token.zone, application)
+        JoinToken.objects.filter(pk=token.pk).update(used_by=agent)
     return agent
 
 
-def _take_in(token: JoinToken, application: Application) -> Agent:
+def _take_in(zone: Zone, application: Application) -> Agent:
     try:
         with transaction.atomic():
-            agent = Agent.objects.create(zone=token.zone, **application.__dict__)
+            agent = Agent.objects.create(zone=zone, **asdict(application))
     except IntegrityError:
         raise WrongState(
             f"An agent in the role {application.role} with the name {application.name} or for the same host is here.",
@@ -320,11 +321,10 @@ def _check_pool(zone: Zone, kind: str, path: str, host: Host | None) -> None:
         )
 
 
-def broker_for_agents(agent: Agent) -> dict[str, str]:
-    """Where an agent finds the broker and its queues."""
-    return {"broker_url": settings.CLOUDCTL_BROKER_URL, "queue_prefix": command_queue(str(agent.pk))}
-
-
-def settings_for_agents() -> dict[str, object]:
-    """The settings that an agent begins with."""
-    return {name: settings_rows.get(name) for name in ("ping.interval",)}
+def introduction(agent: Agent) -> dict[str, object]:
+    """What an agent must know to go on without HTTP: the broker, its queues and its first settings."""
+    return {
+        "broker_url": settings.CLOUDCTL_BROKER_URL,
+        "queue_prefix": command_queue(str(agent.pk)),
+        "settings": {name: settings_rows.get(name) for name in SETTINGS_OF_AGENTS},
+    }

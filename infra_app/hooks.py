@@ -7,7 +7,7 @@ _running_commands: list[Combinable] = [Value(0, output_field=IntegerField())]
 
 
 def count_running_commands_by(expression: Combinable) -> None:
-    """Set the expression that counts a host's running commands, over rows of ``Host`` (``OuterRef("pk")``)."""
+    """Set the expression that counts a host's running commands, over rows of ``Agent`` (``OuterRef("pk")``)."""
     _running_commands[:] = [expression]
 
 

@@ -1,0 +1,29 @@
+"""Accounts, users and tokens in the admin."""
+
+from django.contrib import admin
+from django.contrib.auth.admin import UserAdmin
+
+from accounts_app.models import Account, Token, User
+from core_app.admin import ReadOnlyAdmin
+
+
+@admin.register(Account)
+class AccountAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # not generic when it runs
+    list_display = ("name", "id", "created_at")
+    search_fields = ("name",)
+    readonly_fields = ("id", "created_at")
+
+
+@admin.register(User)
+class PersonAdmin(UserAdmin):  # type: ignore[type-arg]  # not generic when it runs
+    list_display = ("username", "role", "account", "is_active", "last_login")
+    list_filter = ("role", "is_active")
+    fieldsets = (*(UserAdmin.fieldsets or ()), ("cloudctl", {"fields": ("role", "account")}))
+    add_fieldsets = (*UserAdmin.add_fieldsets, ("cloudctl", {"fields": ("role", "account")}))
+
+
+@admin.register(Token)
+class TokenAdmin(ReadOnlyAdmin):
+    list_display = ("name", "user", "created", "expiry", "last_used_at")
+    list_select_related = ("user",)
+    exclude = ("digest",)
