@@ -152,6 +152,8 @@ class Reports(Data):
     entries: tuple[JournalEntry, ...]
     stale: tuple[tuple[str, int], ...] = ()
     """Commands (id, attempt) that were refused because they were meant for an earlier epoch; they never began."""
+    facts_begun: int = 0
+    """Number of the newest look at libvirt that had begun when this was published, see :class:`Ping`."""
 
 
 class VmFact(Data):
@@ -194,6 +196,10 @@ class Ping(Data):
     vms: tuple[VmFact, ...] | None = None
     """None when libvirt could not be asked: then nothing follows from it."""
     vms_reason: str = ""
+    facts_number: int = 0
+    """Which look at libvirt ``vms`` is; counted from 1 in each epoch, given when the look begins. A look that began
+    before a command's end was published says nothing about what the command made."""
+    facts_begun: int = 0
     pools: tuple[PoolFact, ...] = ()
     corrupt_journals: tuple[str, ...] = ()
 
@@ -231,3 +237,4 @@ class Evidence(Data):
     entry: JournalEntry | None = None
     """What the journal says of the command; None when it has nothing."""
     evidence: dict[str, Any] | None = None
+    facts_begun: int = 0
