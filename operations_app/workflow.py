@@ -43,6 +43,14 @@ class Wait:
     awaited: Operation
 
 
+class Refused(Exception):  # noqa: N818  (raised by a step to turn round, not a mistake)
+    """A step cannot be gone through with: the operation is put back, and fails with this."""
+
+    def __init__(self, code: str, cause: str, consequence: str, remedy: str) -> None:
+        super().__init__(cause)
+        self.problem = {"code": code, "cause": cause, "consequence": consequence, "remedy": remedy}
+
+
 class Step:
     """One named step. All methods run in the transaction that moves the operation; none may talk to anything else."""
 
@@ -51,11 +59,11 @@ class Step:
     """From this step on nothing is undone: a failure is tried again and shown as needing attention."""
 
     def send(self, operation: Operation) -> Sequence[CommandSpec] | Wait:
-        """What has to be done by agents; nothing: the step is over at once."""
+        """What has to be done by agents; nothing: the step is over at once. May raise Refused."""
         return ()
 
     def done(self, operation: Operation, command: Command) -> None:
-        """One of the commands is done; ``command.answer`` is the kind's answer."""
+        """One of the commands is done; ``command.answer`` is the kind's answer. May raise Refused."""
 
     def failed(self, operation: Operation, command: Command) -> Sequence[CommandSpec]:
         """One of the commands failed or was undone. What is to be tried instead (another host); nothing: give up."""
@@ -132,8 +140,11 @@ def _enter(operation: Operation) -> bool:
         return _end(operation, OperationState.SUCCEEDED)
     if operation.cancel_requested_at and not _past_no_return(operation):
         return _turn_round(operation, operation.position - 1)
-    wanted = step.send(operation)
     operation.sent_position = operation.position
+    try:
+        wanted = step.send(operation)
+    except Refused as refusal:
+        return _refuse(operation, refusal)
     if isinstance(wanted, Wait):
         Waiter.objects.create(operation=operation, awaited=wanted.awaited)
         transition(operation, OperationState.RUNNING, event="operation.running", sets={"started_at": timezone.now()})
@@ -198,9 +209,12 @@ def _leave_done(operation: Operation, commands: Sequence[Command]) -> bool:
     if operation.undoing:
         return _next(operation, operation.position - 1) if operation.position else _end_undone(operation)
     step = current_step(operation)
-    for command in commands:
-        if step:
-            step.done(operation, command)
+    try:
+        for command in commands:
+            if step:
+                step.done(operation, command)
+    except Refused as refusal:
+        return _refuse(operation, refusal)
     operation.error = None
     return _next(operation, operation.position + 1)
 
@@ -240,6 +254,11 @@ def _turn_round(operation: Operation, position: int) -> bool:
     operation.direction = Operation.Direction.UNDO
     operation.save(update_fields=["direction"])
     return _next(operation, position) if position >= 0 else _end_undone(operation)
+
+
+def _refuse(operation: Operation, refusal: Refused) -> bool:
+    operation.error = refusal.problem
+    return _turn_round(operation, operation.position)
 
 
 def _end_undone(operation: Operation) -> bool:
