@@ -1,0 +1,68 @@
+"""The suite's options, the database of its unit tests, and the order: what is quick and small comes first.
+
+`scripts/test` loads it with `-p tests.plugin`, early enough to start PostgreSQL before Django reads its settings.
+"""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from tests.lab.database import DATABASES, Postgres
+from tests.lab.supervisor import Supervisor
+
+CRASH_DEPTHS = ("one", "short", "full")
+_ORDER = ("unit", "lab_tests", "scenarios", "crash")
+_TESTS = Path(__file__).parent
+
+
+class _PrivatePostgres:
+    """A PostgreSQL for this session only, started before Django reads its settings."""
+
+    def __init__(self) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="cloudctl-pg-"))
+        self._folder.chmod(0o755)
+        self._supervisor = Supervisor(self._folder, self._folder / "logs")
+        try:
+            postgres = Postgres(self._folder / "pg", self._supervisor)
+            postgres.start()
+        except BaseException:
+            self.pytest_unconfigure()
+            raise
+        os.environ["CLOUDCTL_DATABASE_URL"] = postgres.url
+
+    def pytest_unconfigure(self) -> None:
+        self._supervisor.stop_all()
+        shutil.rmtree(self._folder)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("cloudctl")
+    group.addoption("--database", choices=DATABASES, default="sqlite", help="of the unit tests and of the lab")
+    group.addoption("--crash", choices=CRASH_DEPTHS, default="short", help="how many cases the crash suite kills in")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
+    if early_config.known_args_namespace.database == "postgres":
+        early_config.pluginmanager.register(_PrivatePostgres(), "cloudctl-postgres")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("database") == "postgres" and not config.pluginmanager.has_plugin("cloudctl-postgres"):
+        raise pytest.UsageError(
+            "Django has read its settings before this plugin was loaded, so the tests would run on SQLite; "
+            "use scripts/test, or give pytest `-p tests.plugin`."
+        )
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=_rank)
+
+
+def _rank(item: pytest.Item) -> int:
+    folder = item.path.relative_to(_TESTS).parts[0]
+    return _ORDER.index(folder) if folder in _ORDER else len(_ORDER)
