@@ -79,7 +79,8 @@ TEMPLATES = [
 
 def _database() -> dict[str, Any]:
     default = f"sqlite:///{BASE_DIR / 'db.sqlite3'}"
-    config: dict[str, Any] = dict(dj_database_url.parse(os.environ.get("CLOUDCTL_DATABASE_URL", default)))
+    url = os.environ.get("CLOUDCTL_DATABASE_URL", default)
+    config: dict[str, Any] = dict(dj_database_url.parse(url, conn_max_age=60, conn_health_checks=True))
     # A transaction of ours never spans a request: with ATOMIC_REQUESTS a GET would take SQLite's write lock.
     config["ATOMIC_REQUESTS"] = False
     if config["ENGINE"] == "django.db.backends.sqlite3":
@@ -144,8 +145,7 @@ TIME_ZONE = "UTC"
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 STATIC_URL = "/static/"
-STATIC_ROOT = BASE_DIR / "staticfiles"
-# Serves the packages' static files without a collectstatic step, on one machine as in production.
+# Serves the packages' static files from where they are, without a collectstatic step.
 WHITENOISE_USE_FINDERS = True
 
 LOGGING = {

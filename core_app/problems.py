@@ -138,17 +138,17 @@ def _page(status: int, cause: str) -> HttpResponse:
 # Django's own handlers, for what never reaches a view of REST framework.
 
 
-def bad_request(_request: HttpRequest, _exception: Exception) -> HttpResponse:
+def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
     return _page(400, "The request cannot be read.")
 
 
-def permission_denied(_request: HttpRequest, _exception: Exception) -> HttpResponse:
+def permission_denied(request: HttpRequest, exception: Exception) -> HttpResponse:
     return _page(403, "This may not be done here.")
 
 
-def not_found(request: HttpRequest, _exception: Exception) -> HttpResponse:
+def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
     return _page(404, f"There is nothing at {request.path}.")
 
 
-def server_error(_request: HttpRequest) -> HttpResponse:
+def server_error(request: HttpRequest) -> HttpResponse:
     return _page(500, "The server made a mistake.")

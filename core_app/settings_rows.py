@@ -99,6 +99,8 @@ def put(name: str, value: Any) -> Value:
 
 def read(definition: Definition, value: Any) -> Value:
     """The value as its kind has it, from JSON or from text (a command line's). Raises ValueError and says why."""
+    if not isinstance(value, bool | int | float | str):
+        raise ValueError(f"it must be a {definition.kind}")
     return KINDS[definition.kind](value, definition.bounds)
 
 

@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
+from operator import attrgetter
 from uuid import UUID
 
 from django.conf import settings
@@ -250,7 +251,8 @@ def _record_pools(agent: Agent, facts: Sequence[PoolFact]) -> None:
         return
     theirs = Q(host_id=agent.pk) | Q(host=None, zone_id=agent.zone_id)
     pools = StoragePool.objects.filter(theirs).in_bulk([fact.pool_id for fact in facts])
-    for fact in facts:
+    # In one order everywhere: two hosts that reach the same pools must not wait for each other's rows.
+    for fact in sorted(facts, key=attrgetter("pool_id")):
         if pool := pools.get(UUID(fact.pool_id)):
             _record_pool(agent, pool, fact)
 
