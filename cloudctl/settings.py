@@ -44,6 +44,8 @@ INSTALLED_APPS = [
     "accounts_app",
     "infra_app",
     "operations_app",
+    "templates_app",
+    "compute_app",
 ]
 
 MIDDLEWARE = [

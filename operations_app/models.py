@@ -107,6 +107,8 @@ class Command(models.Model):
     sent_at = models.DateTimeField(null=True, default=None)
     seen_at = models.DateTimeField(null=True, default=None)
     """When the agent last mentioned it."""
+    facts_begun = models.BigIntegerField(default=0)
+    """Number of the agent's newest look at libvirt when the command's end was told; older looks say nothing of it."""
     started_at = models.DateTimeField(null=True, default=None)
     deadline_at = models.DateTimeField(null=True, default=None)
     finished_at = models.DateTimeField(null=True, default=None)

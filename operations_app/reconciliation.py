@@ -78,6 +78,7 @@ def evidence(message: Evidence) -> None:
     with transaction.atomic():
         Operation.objects.select_for_update().get(pk=found.operation_id)
         command = Command.objects.select_related("agent").get(pk=found.pk)
+        command.facts_begun = message.facts_begun
         if command.state != CommandState.RECONCILING or str(command.probe_id) != message.probe_id:
             return
         _settle(command, message)
@@ -145,6 +146,7 @@ def _late_answer(command: Command, message: Evidence, entry: JournalEntry) -> No
         "answer": entry.answer,
         "error": entry.problem.model_dump() if entry.problem else None,
         "finished_at": timezone.now(),
+        "facts_begun": command.facts_begun,
         "evidence": _stored(message, entry.state, "the agent's journal has the final answer"),
     }
     transition(command, entry.state, event=f"command.{entry.state.lower()}", sets=sets)
@@ -177,6 +179,7 @@ def _end(command: Command, verdict: Verdict, stored: dict[str, Any]) -> None:
     sets: dict[str, Any] = {
         "outcome": Outcome.DONE if done else Outcome.UNDONE,
         "finished_at": timezone.now(),
+        "facts_begun": command.facts_begun,
         "evidence": stored,
     }
     if done:

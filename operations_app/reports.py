@@ -59,7 +59,7 @@ def ping(message: Ping) -> None:
     agent = Agent.objects.select_related("zone").get(pk=message.agent_id)
     _notice_ahead(agent, message.entries)
     _notice_corrupt(agent, message.corrupt_journals)
-    _apply_all(agent, message.entries)
+    _apply_all(agent, message.entries, message.facts_begun)
     _find_lost(agent, {entry.command_id for entry in message.entries})
     for consume in registry.ping_consumers:
         consume(agent, message)
@@ -71,7 +71,7 @@ def ping(message: Ping) -> None:
 def reports(message: Reports) -> None:
     """Take news of commands."""
     agent = Agent.objects.select_related("zone").get(pk=message.agent_id)
-    _apply_all(agent, message.entries)
+    _apply_all(agent, message.entries, message.facts_begun)
     stale = [UUID(command_id) for command_id, _attempt in message.stale]
     if stale and message.epoch == agent.epoch:
         dispatch.publish(stale)
@@ -106,16 +106,16 @@ def _pools(agent: Agent) -> tuple[PoolInfo, ...]:
 # --- one entry -----------------------------------------------------------------------------------------------------
 
 
-def _apply_all(agent: Agent, entries: Iterable[JournalEntry]) -> None:
+def _apply_all(agent: Agent, entries: Iterable[JournalEntry], facts_begun: int = 0) -> None:
     """One entry's trouble never stops the others."""
     for entry in entries:
         try:
-            apply_entry(agent, entry)
+            apply_entry(agent, entry, facts_begun)
         except Exception:
             logger.exception("report.failed", extra={"fields": {"command": entry.command_id}})
 
 
-def apply_entry(agent: Agent, entry: JournalEntry) -> None:
+def apply_entry(agent: Agent, entry: JournalEntry, facts_begun: int = 0) -> None:
     """Move a command's row by what its agent says of it, and its workflow with it."""
     found = Command.objects.filter(pk=entry.command_id, agent=agent).values_list("operation_id", flat=True).first()
     if found is None:
@@ -124,6 +124,7 @@ def apply_entry(agent: Agent, entry: JournalEntry) -> None:
         Operation.objects.select_for_update().get(pk=found)
         command = Command.objects.select_related("agent").get(pk=entry.command_id)
         reading = read_entry(command.state, command.attempt, entry.state, entry.attempt)
+        command.facts_begun = facts_begun
         _READERS[reading](command, entry)
         if command.state in COMMAND_FINAL and reading is Reading.MOVE:
             advance(found)
@@ -138,6 +139,7 @@ def _move(command: Command, entry: JournalEntry) -> None:
         sets |= {"started_at": command.started_at or now, "deadline_at": now + _deadline_of(command.kind)}
     if entry.state in AGENT_FINAL:
         sets |= {"finished_at": now, "answer": entry.answer, "error": _problem(entry)}
+        sets |= {"facts_begun": command.facts_begun}
     level = "warning" if entry.state in (AgentState.FAILED, AgentState.INTERRUPTED) else "info"
     message = entry.problem.cause if entry.problem else ""
     event = f"command.{entry.state.lower()}"

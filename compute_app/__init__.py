@@ -1,0 +1,1 @@
+"""VMs, volumes, and the chains of files that volumes are made of."""

@@ -1,0 +1,176 @@
+"""What may be asked for: to deploy, start, stop and destroy VMs. Each action is one transaction."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from django.db import transaction
+
+from accounts_app.models import Account, User
+from compute_app import placing
+from compute_app.models import VM, Volume, VolumeFile
+from compute_app.rules import Need
+from core_app.errors import InvalidInput, WrongState
+from core_app.transitions import transition
+from infra_app.models import Host, StoragePool, Zone
+from operations_app.actions import Resource, submit
+from operations_app.models import Operation, Reservation
+from templates_app.actions import ensure_placement
+from templates_app.models import Placement, Template
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """A VM as its user describes it. Sizes in bytes; ``root_size_bytes`` None: as large as the template."""
+
+    name: str
+    account: Account
+    template: Template
+    zone: Zone
+    cpus: int
+    memory_bytes: int
+    root_size_bytes: int | None = None
+    data_disk_sizes: Sequence[int] = field(default=())
+    pool: StoragePool | None = None
+    host: Host | None = None
+    start: bool = True
+
+
+def vm_deploy(wanted: Deployment, user: User | None = None) -> tuple[VM, Operation]:
+    """Make a VM from a template: its host and pool are chosen by room, and what it needs is promised to it.
+
+    Raises InvalidInput, WrongState (template not ready), NoRoom.
+    """
+    with transaction.atomic():
+        placing.lock_zone(wanted.zone.pk)
+        sizes = _disk_sizes(wanted)
+        need = Need(
+            memory_bytes=wanted.memory_bytes if wanted.start else 0,
+            disk_bytes=sum(sizes),
+            template_bytes=max(wanted.template.size_bytes or 0, 0),
+        )
+        pools = {wanted.pool.pk} if wanted.pool else None
+        place = placing.find_place(wanted.zone, need, template=wanted.template, host=wanted.host, pools=pools)
+        pool = StoragePool.objects.get(pk=place.pool_id)
+        placement, _ = ensure_placement(wanted.template, pool, for_waiters=True, user=user)
+        vm = VM.objects.create(
+            account=wanted.account,
+            name=wanted.name,
+            zone=wanted.zone,
+            template=wanted.template,
+            cpus=wanted.cpus,
+            memory_bytes=wanted.memory_bytes,
+            host_id=place.host_id if wanted.start else None,
+            last_host_id=place.host_id,
+        )
+        volumes = [_new_volume(vm, index, size, pool, placement) for index, size in enumerate(sizes)]
+        operation = submit(
+            "vm.deploy",
+            vm,
+            exclusive=[("vm", vm.pk), *(("volume", volume.pk) for volume in volumes)],
+            shared=[("placement", placement.pk)],
+            data={"placement": str(placement.pk), "host": str(place.host_id), "start": wanted.start},
+            user=user,
+        )
+    return vm, operation
+
+
+def _disk_sizes(wanted: Deployment) -> list[int]:
+    template = wanted.template
+    if template.is_iso:
+        raise InvalidInput(
+            f"{template} is an ISO.",
+            "A VM cannot be deployed from it.",
+            "Choose a template with a disk image.",
+            errors={"template": ["It is an ISO."]},
+        )
+    if wanted.zone not in template.zones.all():
+        raise InvalidInput(
+            f"{template} is not in zone {wanted.zone}.",
+            "The VM was not deployed.",
+            "Choose a zone of the template.",
+            errors={"zone": ["The template is not in this zone."]},
+        )
+    smallest = max(template.virtual_size_bytes or 0, 0)
+    root = wanted.root_size_bytes or smallest
+    if root < smallest:
+        raise InvalidInput(
+            f"The root disk would have {root} bytes, the template has {smallest}.",
+            "The VM was not deployed: its disk would be cut off.",
+            f"Ask for {smallest} bytes or more, or leave the size out.",
+            errors={"root_size_bytes": [f"At least {smallest}."]},
+        )
+    return [root, *wanted.data_disk_sizes]
+
+
+def _new_volume(vm: VM, index: int, size: int, pool: StoragePool, placement: Placement) -> Volume:
+    name = f"{vm.name[:240]}-root" if index == 0 else f"{vm.name[:240]}-data{index}"
+    volume = Volume.objects.create(account=vm.account, name=name, vm=vm, device_index=index, pool=pool, size_bytes=size)
+    volume.top = VolumeFile.objects.create(
+        volume=volume,
+        file_name=f"volume-{volume.pk}.qcow2",
+        virtual_size_bytes=size,
+        backing_placement=placement if index == 0 else None,
+    )
+    volume.save(update_fields=["top"])
+    return volume
+
+
+def vm_start(vm: VM, user: User | None = None) -> Operation:
+    """Start a stopped VM on a host with room that reaches its pools. Raises WrongState, NoRoom, Busy."""
+    with transaction.atomic():
+        placing.lock_zone(vm.zone_id)
+        vm.refresh_from_db()
+        if vm.state != VM.State.STOPPED:
+            raise _wrong_state(vm, "started", VM.State.STOPPED)
+        host_id = placing.find_host(vm)
+        operation = submit("vm.start", vm, exclusive=resources(vm), data={"host": str(host_id)}, user=user)
+        transition(vm, VM.State.STARTING, event="vm.starting", sets={"host_id": host_id, "last_host_id": host_id})
+    return operation
+
+
+def vm_stop(vm: VM, *, force: bool, user: User | None = None) -> Operation:
+    """Stop a running VM: ask the guest, or take its power away. Raises WrongState, Busy."""
+    with transaction.atomic():
+        placing.lock_zone(vm.zone_id)
+        vm.refresh_from_db()
+        if vm.state != VM.State.RUNNING:
+            raise _wrong_state(vm, "stopped", VM.State.RUNNING)
+        data = {"host": str(vm.host_id), "force": force}
+        operation = submit("vm.stop", vm, exclusive=resources(vm), data=data, user=user)
+        transition(vm, VM.State.STOPPING, event="vm.stopping")
+    return operation
+
+
+def vm_destroy(vm: VM, *, expunge: bool, user: User | None = None) -> Operation:
+    """Take a VM's power away; with ``expunge`` remove its volumes too, for good. Raises WrongState, Busy."""
+    with transaction.atomic():
+        placing.lock_zone(vm.zone_id)
+        vm.refresh_from_db()
+        destroyable = {VM.State.STOPPED, VM.State.RUNNING, VM.State.ERROR}
+        if vm.state not in destroyable | ({VM.State.DESTROYED} if expunge else set()):
+            raise _wrong_state(vm, "destroyed", *sorted(destroyable))
+        data = {"host": str(vm.host_id) if vm.host_id else None, "expunge": expunge, "was": vm.state}
+        operation = submit("vm.destroy", vm, exclusive=resources(vm), data=data, user=user)
+        transition(vm, VM.State.DESTROYING, event="vm.destroying")
+    return operation
+
+
+def resources(vm: VM) -> list[Resource]:
+    """What an operation on a VM as a whole takes: the VM and its volumes."""
+    volumes = vm.volumes.exclude(state=Volume.State.REMOVED).values_list("pk", flat=True)
+    return [("vm", vm.pk), *(("volume", pk) for pk in volumes)]
+
+
+def _wrong_state(vm: VM, verb: str, *needed: str) -> WrongState:
+    return WrongState(
+        f"{vm} is {vm.state}.",
+        f"It cannot be {verb} now.",
+        f"It can be {verb} when it is {' or '.join(needed)}.",
+        operation=_open_operation(vm.pk),
+    )
+
+
+def _open_operation(vm_id: UUID) -> UUID | None:
+    held = Reservation.objects.filter(resource_type="vm", resource_id=vm_id, exclusive=True).first()
+    return held.operation_id if held else None

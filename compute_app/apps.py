@@ -1,0 +1,23 @@
+"""Registers what this room offers to the others."""
+
+from django.apps import AppConfig
+
+
+class ComputeConfig(AppConfig):
+    name = "compute_app"
+    verbose_name = "compute"
+
+    def ready(self) -> None:
+        from compute_app import rules, sights, workflows
+        from compute_app.models import VM, Volume
+        from operations_app import registry
+
+        registry.register_lockable("vm", VM)
+        registry.register_lockable("volume", Volume)
+        for workflow in (workflows.DeployVM, workflows.StartVM, workflows.StopVM, workflows.DestroyVM):
+            registry.register_workflow(workflow())
+        registry.register_verdict("volume.create", rules.judge_volume_create)
+        registry.register_verdict("volume.remove", rules.judge_volume_remove)
+        registry.register_verdict("vm.start", rules.judge_vm_start)
+        registry.register_verdict("vm.stop", rules.judge_vm_stop)
+        registry.ping_consumers.append(sights.take_ping)

@@ -1,0 +1,167 @@
+"""VMs, volumes and volume files."""
+
+import uuid
+from typing import ClassVar
+
+from django.db import models
+from django.db.models import Q
+from django.utils import timezone
+
+from core_app.transitions import StateMachine
+from infra_app.models import Host, StoragePool, Zone
+from templates_app.models import Placement, Template
+
+
+class VM(models.Model):
+    """A virtual machine.
+
+    States: ``creating`` → ``running`` | ``stopped`` | ``error``; ``stopped`` → ``starting`` → ``running`` →
+    ``stopping`` → ``stopped``; any → ``destroying`` → ``destroyed`` (its volumes kept) → ``destroying`` → ``expunged``.
+    ``host`` is set while it may run there; ``last_host`` remembers.
+    """
+
+    class State(models.TextChoices):
+        CREATING = "creating"
+        STOPPED = "stopped"
+        STARTING = "starting"
+        RUNNING = "running"
+        STOPPING = "stopping"
+        ERROR = "error"
+        DESTROYING = "destroying"
+        DESTROYED = "destroyed"
+        EXPUNGED = "expunged"
+
+    class GuestAgent(models.TextChoices):
+        ANSWERING = "answering"
+        SILENT = "silent"
+        UNKNOWN = "unknown"
+
+    machine: ClassVar[StateMachine] = StateMachine(
+        {
+            State.STOPPED: {State.CREATING, State.STARTING, State.STOPPING, State.RUNNING},
+            State.STARTING: {State.STOPPED},
+            State.RUNNING: {State.CREATING, State.STARTING, State.STOPPING},
+            State.STOPPING: {State.RUNNING},
+            State.ERROR: {State.CREATING},
+            State.DESTROYING: {State.STOPPED, State.RUNNING, State.ERROR, State.DESTROYED},
+            State.DESTROYED: {State.DESTROYING},
+            State.EXPUNGED: {State.DESTROYING},
+        }
+    )
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    account = models.ForeignKey("accounts_app.Account", on_delete=models.PROTECT, related_name="vms")
+    name = models.CharField(max_length=255)
+    zone = models.ForeignKey(Zone, on_delete=models.PROTECT, related_name="vms")
+    template = models.ForeignKey(Template, on_delete=models.PROTECT, related_name="vms")
+    cpus = models.PositiveSmallIntegerField()
+    memory_bytes = models.BigIntegerField()
+    state = models.CharField(max_length=16, choices=State, default=State.CREATING, editable=False)
+    host = models.ForeignKey(Host, on_delete=models.PROTECT, null=True, related_name="vms", editable=False)
+    last_host = models.ForeignKey(Host, on_delete=models.SET_NULL, null=True, related_name="+", editable=False)
+    power_state = models.CharField(max_length=16, default="off", editable=False)
+    power_reason = models.CharField(max_length=255, blank=True, editable=False)
+    guest_agent = models.CharField(max_length=16, choices=GuestAgent, default=GuestAgent.UNKNOWN, editable=False)
+    facts_epoch = models.BigIntegerField(default=0, editable=False)
+    facts_number = models.BigIntegerField(default=0, editable=False)
+    """Looks at libvirt up to this one (in that epoch of the host's agent) began before the last command's end."""
+    error = models.JSONField(null=True, default=None, editable=False)
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    class Meta:
+        verbose_name = "vm"
+        indexes: ClassVar = [
+            models.Index(fields=["created_at", "id"], name="vm_by_time"),
+            models.Index(fields=["account", "created_at", "id"], name="vm_by_account"),
+            models.Index(fields=["host", "state"], name="vm_by_host"),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+    @staticmethod
+    def visible_to_account(account_id: uuid.UUID) -> Q:
+        return Q(account_id=account_id)
+
+
+TAKES_MEMORY = (VM.State.CREATING, VM.State.STARTING, VM.State.RUNNING, VM.State.STOPPING, VM.State.DESTROYING)
+"""States in which a VM's memory is promised to it on its host."""
+
+
+class Volume(models.Model):
+    """A disk of a VM. States: ``creating`` → ``ready`` → ``removed``. Takes room on its pool until removed."""
+
+    class State(models.TextChoices):
+        CREATING = "creating"
+        READY = "ready"
+        REMOVED = "removed"
+
+    machine: ClassVar[StateMachine] = StateMachine(
+        {
+            State.READY: {State.CREATING},
+            State.REMOVED: {State.CREATING, State.READY},
+        }
+    )
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    account = models.ForeignKey("accounts_app.Account", on_delete=models.PROTECT, related_name="volumes")
+    name = models.CharField(max_length=255)
+    vm = models.ForeignKey(VM, on_delete=models.PROTECT, null=True, related_name="volumes")
+    device_index = models.PositiveSmallIntegerField(default=0, help_text="0: the root disk, vda")
+    pool = models.ForeignKey(StoragePool, on_delete=models.PROTECT, related_name="volumes")
+    size_bytes = models.BigIntegerField()
+    state = models.CharField(max_length=16, choices=State, default=State.CREATING, editable=False)
+    top = models.OneToOneField("VolumeFile", on_delete=models.PROTECT, null=True, related_name="top_of", editable=False)
+    """The file that the guest writes to."""
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    class Meta:
+        constraints: ClassVar = [
+            models.UniqueConstraint(
+                fields=["vm", "device_index"], name="volume_once_a_device", condition=~Q(state="removed")
+            ),
+        ]
+        indexes: ClassVar = [
+            models.Index(fields=["created_at", "id"], name="volume_by_time"),
+            models.Index(fields=["account", "created_at", "id"], name="volume_by_account"),
+            models.Index(fields=["pool", "state"], name="volume_by_pool"),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def device(self) -> str:
+        """Its name in the guest."""
+        return f"vd{chr(ord('a') + self.device_index)}"
+
+    @staticmethod
+    def visible_to_account(account_id: uuid.UUID) -> Q:
+        return Q(account_id=account_id)
+
+
+class VolumeFile(models.Model):
+    """One file of a volume's chain. Backed by another file of the volume, by a template's placement, or by nothing."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    volume = models.ForeignKey(Volume, on_delete=models.CASCADE, related_name="files")
+    file_name = models.CharField(max_length=255, unique=True)
+    format = models.CharField(max_length=8, default="qcow2")
+    virtual_size_bytes = models.BigIntegerField()
+    backing = models.ForeignKey("self", on_delete=models.PROTECT, null=True, related_name="overlays")
+    backing_placement = models.ForeignKey(Placement, on_delete=models.PROTECT, null=True, related_name="overlays")
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    class Meta:
+        constraints: ClassVar = [
+            models.CheckConstraint(
+                condition=Q(backing__isnull=True) | Q(backing_placement__isnull=True), name="file_one_backing"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.file_name
+
+    @property
+    def path(self) -> str:
+        return f"{self.volume.pool.path}/{self.file_name}"

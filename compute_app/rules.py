@@ -1,0 +1,138 @@
+"""Pure decisions: where a VM goes, what evidence about its commands means, what a look at libvirt means."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+from uuid import UUID
+
+from agents.protocol.kinds import RemoveEvidence, VmEvidence, VolumeCreateEvidence
+from operations_app.rules import Judgement, Verdict
+
+# --- where a VM goes -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class HostRoom:
+    """A host that may take a VM. ``free_memory_bytes``: not promised yet."""
+
+    id: UUID
+    name: str
+    free_memory_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class PoolRoom:
+    """A pool and the hosts that reach it. ``free_bytes``: the smaller of what is not promised and what is free."""
+
+    id: UUID
+    name: str
+    free_bytes: int
+    host_ids: frozenset[UUID]
+    has_template: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    memory_bytes: int
+    disk_bytes: int
+    template_bytes: int = 0
+    """Room for the template where a pool does not have it yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    host_id: UUID
+    pool_id: UUID
+
+
+@dataclass(frozen=True, slots=True)
+class NoPlace:
+    reasons: tuple[str, ...]
+
+
+def choose_place(hosts: Sequence[HostRoom], pools: Sequence[PoolRoom], need: Need) -> Place | NoPlace:
+    """The host with most free memory that fits, with the roomiest pool it reaches; ties by name: it is repeatable."""
+    reasons = [f"host {host.name}: {why}" for host in hosts if (why := _lacks_memory(host, need))]
+    fitting = [host for host in hosts if not _lacks_memory(host, need)]
+    for host in sorted(fitting, key=lambda host: (-host.free_memory_bytes, host.name)):
+        reachable = [pool for pool in pools if host.id in pool.host_ids]
+        roomy = [pool for pool in reachable if not _lacks_room(pool, need)]
+        if roomy:
+            best = min(roomy, key=lambda pool: (-pool.free_bytes, pool.name))
+            return Place(host.id, best.id)
+        reasons += [f"host {host.name}: reaches no pool"] if not reachable else []
+        reasons += [f"pool {pool.name}: {_lacks_room(pool, need)}" for pool in reachable]
+    return NoPlace(tuple(dict.fromkeys(reasons)) or ("no host is up",))
+
+
+def _lacks_memory(host: HostRoom, need: Need) -> str:
+    if host.free_memory_bytes >= need.memory_bytes:
+        return ""
+    return f"{host.free_memory_bytes} bytes of memory are free, {need.memory_bytes} are needed"
+
+
+def _lacks_room(pool: PoolRoom, need: Need) -> str:
+    needed = need.disk_bytes + (0 if pool.has_template else need.template_bytes)
+    return "" if pool.free_bytes >= needed else f"{pool.free_bytes} bytes are free, {needed} are needed"
+
+
+# --- verdicts ------------------------------------------------------------------------------------------------------
+
+
+def judge_volume_create(_payload: Mapping[str, Any], evidence: VolumeCreateEvidence) -> Verdict:
+    """The file as asked → done; another file in its place → a person's matter; else again."""
+    if evidence.final is not None:
+        return Verdict(Judgement.DONE, "the file is as asked", evidence.final.model_dump())
+    if evidence.mismatch:
+        return Verdict(Judgement.UNDONE, evidence.mismatch)
+    return Verdict(Judgement.REDO, "the file is not there")
+
+
+def judge_volume_remove(_payload: Mapping[str, Any], evidence: RemoveEvidence) -> Verdict:
+    """Nothing left → done; else forward again: removing has no way back."""
+    if not evidence.left:
+        return Verdict(Judgement.DONE, "nothing is left", {"removed": []})
+    return Verdict(Judgement.REDO, f"{len(evidence.left)} files are left")
+
+
+def judge_vm_start(_payload: Mapping[str, Any], evidence: VmEvidence) -> Verdict:
+    """Running or paused (by an I/O error, say) → done; off → again."""
+    if evidence.power_state in ("running", "paused"):
+        answer = {"power_state": "running", "accelerator": evidence.accelerator}
+        return Verdict(Judgement.DONE, f"the domain is {evidence.power_state}", answer)
+    if evidence.power_state == "off":
+        return Verdict(Judgement.REDO, "the domain does not run")
+    return Verdict(Judgement.RETRY, evidence.reason or "libvirt does not say")
+
+
+def judge_vm_stop(_payload: Mapping[str, Any], evidence: VmEvidence) -> Verdict:
+    """Off → done; running → again."""
+    if evidence.power_state == "off":
+        return Verdict(Judgement.DONE, "the domain is off", {"power_state": "off", "was_running": True})
+    if evidence.power_state in ("running", "paused"):
+        return Verdict(Judgement.REDO, f"the domain is {evidence.power_state}")
+    return Verdict(Judgement.RETRY, evidence.reason or "libvirt does not say")
+
+
+# --- what a look at libvirt means ----------------------------------------------------------------------------------
+
+
+class Sight(StrEnum):
+    NOTHING = "nothing"
+    STOPPED = "stopped"
+    """It ran by our word and is gone: the guest powered off, or QEMU died."""
+    STRANGER = "stranger"
+    """It runs although it should not: an alarm, nothing is touched."""
+
+
+def read_sight(state: str, *, busy: bool, seen_power_state: str, on_its_host: bool) -> Sight:
+    """Compare a VM's state with what a host saw. A VM with an open exclusive operation is that operation's matter."""
+    if busy:
+        return Sight.NOTHING
+    seen_alive = seen_power_state in ("running", "paused")
+    if state == "running" and on_its_host and not seen_alive:
+        return Sight.STOPPED
+    if seen_alive and (state != "running" or not on_its_host):
+        return Sight.STRANGER
+    return Sight.NOTHING

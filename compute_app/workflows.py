@@ -1,0 +1,270 @@
+"""What the operations on VMs do, step by step."""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from agents.protocol.kinds import Disk, ImageFile, VmStart, VmStop, VolumeCreate, VolumeRemove
+from compute_app.models import VM, Volume, VolumeFile
+from core_app import settings_rows
+from core_app.transitions import transition
+from operations_app.models import Command, Operation
+from operations_app.rules import OperationState
+from operations_app.workflow import CommandSpec, Refused, Step, Wait, Workflow
+from templates_app.models import Placement
+
+GRACEFUL_SECONDS = 60
+
+
+# --- steps ---------------------------------------------------------------------------------------------------------
+
+
+class WaitForTemplate(Step):
+    """The template on the pool: any number of deployments wait for the one download."""
+
+    name = "template on the pool"
+
+    def send(self, operation: Operation) -> Sequence[CommandSpec] | Wait:
+        placement = Placement.objects.select_related("operation").get(pk=operation.data["placement"])
+        if placement.state == Placement.State.READY:
+            return ()
+        if placement.operation is None:
+            raise Refused(
+                "template_not_on_pool",
+                f"{placement} is {placement.state}.",
+                "The VM was not deployed.",
+                "Deploy it again.",
+            )
+        return Wait(placement.operation)
+
+
+class CreateVolumes(Step):
+    """The root overlay on the template's copy, and empty data disks; each its own command."""
+
+    name = "create volumes"
+
+    def send(self, operation: Operation) -> Sequence[CommandSpec]:
+        volumes = _vm(operation).volumes.filter(state=Volume.State.CREATING).select_related("top", "pool")
+        return [
+            CommandSpec(
+                "volume.create", operation.data["host"], _volume_lane(volume), _creation(volume), str(volume.pk)
+            )
+            for volume in volumes
+        ]
+
+    def done(self, operation: Operation, command: Command) -> None:
+        volume = Volume.objects.get(pk=command.label)
+        transition(volume, Volume.State.READY, event="volume.ready")
+
+    def undo(self, operation: Operation) -> Sequence[CommandSpec]:
+        return _removals(_vm(operation), operation.data["host"])
+
+
+class StartDomain(Step):
+    """Define and start the transient domain, with the chains that the database has."""
+
+    name = "start"
+
+    def send(self, operation: Operation) -> Sequence[CommandSpec]:
+        if not operation.data.get("start", True):
+            return ()
+        vm = _vm(operation)
+        return [CommandSpec("vm.start", operation.data["host"], _vm_lane(vm), _domain(vm))]
+
+    def done(self, operation: Operation, command: Command) -> None:
+        remember_look(_vm(operation), command)
+        operation.result = {"host": command.agent.name, "accelerator": (command.answer or {}).get("accelerator")}
+
+    def undo(self, operation: Operation) -> Sequence[CommandSpec]:
+        if not operation.commands.filter(kind="vm.start").exists():
+            return ()
+        return [_stop(_vm(operation), operation.data["host"], "force")]
+
+
+class StopDomain(Step):
+    """Ask the guest to stop, or take its power away."""
+
+    name = "stop"
+
+    def send(self, operation: Operation) -> Sequence[CommandSpec]:
+        mode: Literal["graceful", "force"] = "force" if operation.data["force"] else "graceful"
+        return [_stop(_vm(operation), operation.data["host"], mode)]
+
+    def done(self, operation: Operation, command: Command) -> None:
+        remember_look(_vm(operation), command)
+
+
+class PowerOff(Step):
+    """Take the power away, if it may run anywhere. From here on a VM is not brought back by a cancel."""
+
+    name = "power off"
+    forward_only = True
+
+    def send(self, operation: Operation) -> Sequence[CommandSpec]:
+        host = operation.data["host"]
+        return [_stop(_vm(operation), host, "force")] if host else ()
+
+    def done(self, operation: Operation, command: Command) -> None:
+        remember_look(_vm(operation), command)
+
+
+class RemoveVolumes(Step):
+    """Remove all files of all volumes of an expunged VM."""
+
+    name = "remove volumes"
+    forward_only = True
+
+    def send(self, operation: Operation) -> Sequence[CommandSpec]:
+        if not operation.data["expunge"]:
+            return ()
+        vm = _vm(operation)
+        return _removals(vm, operation.data["host"] or str(vm.last_host_id))
+
+    def done(self, operation: Operation, command: Command) -> None:
+        transition(Volume.objects.get(pk=command.label), Volume.State.REMOVED, event="volume.removed")
+
+
+# --- workflows -----------------------------------------------------------------------------------------------------
+
+
+class DeployVM(Workflow):
+    kind = "vm.deploy"
+    steps = (WaitForTemplate(), CreateVolumes(), StartDomain())
+
+    def ended(self, operation: Operation) -> None:
+        vm = _vm(operation)
+        if operation.state == OperationState.SUCCEEDED:
+            _settle_power(vm, running=operation.data["start"])
+            return
+        for volume in vm.volumes.exclude(state=Volume.State.REMOVED):
+            transition(volume, Volume.State.REMOVED, event="volume.removed")
+        off = {"host": None, "error": operation.error or _cancelled(), "power_state": "off"}
+        transition(vm, VM.State.ERROR, event="vm.error", sets=off, level="warning")
+
+
+class StartVM(Workflow):
+    kind = "vm.start"
+    steps = (StartDomain(),)
+
+    def ended(self, operation: Operation) -> None:
+        _settle_power(_vm(operation), running=operation.state == OperationState.SUCCEEDED, error=operation.error)
+
+
+class StopVM(Workflow):
+    kind = "vm.stop"
+    steps = (StopDomain(),)
+
+    def ended(self, operation: Operation) -> None:
+        _settle_power(_vm(operation), running=operation.state != OperationState.SUCCEEDED, error=operation.error)
+
+
+class DestroyVM(Workflow):
+    kind = "vm.destroy"
+    steps = (PowerOff(), RemoveVolumes())
+
+    def ended(self, operation: Operation) -> None:
+        to = VM.State.EXPUNGED if operation.data["expunge"] else VM.State.DESTROYED
+        transition(_vm(operation), to, event=f"vm.{to}", sets=_OFF)
+
+
+_OFF: dict[str, Any] = {"host": None, "power_state": "off", "guest_agent": VM.GuestAgent.UNKNOWN}
+_ON: dict[str, Any] = {"power_state": "running", "guest_agent": VM.GuestAgent.UNKNOWN, "error": None}
+
+
+def _settle_power(vm: VM, *, running: bool, error: Any = None) -> None:
+    if running:
+        transition(vm, VM.State.RUNNING, event="vm.running", sets=_ON | {"error": error})
+    else:
+        transition(vm, VM.State.STOPPED, event="vm.stopped", sets=_OFF | {"error": error})
+
+
+def remember_look(vm: VM, command: Command) -> None:
+    """Looks at libvirt that began before this command ended say nothing about what it made."""
+    VM.objects.filter(pk=vm.pk).update(facts_epoch=command.agent.epoch, facts_number=command.facts_begun)
+
+
+def _cancelled() -> dict[str, str]:
+    return {
+        "code": "cancelled",
+        "cause": "The deployment was cancelled.",
+        "consequence": "Its disks were removed.",
+        "remedy": "Destroy the VM, and deploy another when it is wanted.",
+    }
+
+
+# --- payloads ------------------------------------------------------------------------------------------------------
+
+
+def _vm(operation: Operation) -> VM:
+    return VM.objects.get(pk=operation.target_id)
+
+
+def _vm_lane(vm: VM) -> str:
+    return f"vm:{vm.pk}"
+
+
+def _volume_lane(volume: Volume) -> str:
+    return f"volume:{volume.pk}"
+
+
+def _stop(vm: VM, host_id: Any, mode: Literal["graceful", "force"]) -> CommandSpec:
+    payload = VmStop(vm_id=str(vm.pk), mode=mode, timeout_seconds=GRACEFUL_SECONDS)
+    return CommandSpec("vm.stop", host_id, _vm_lane(vm), payload)
+
+
+def _creation(volume: Volume) -> VolumeCreate:
+    file = _top(volume)
+    return VolumeCreate(
+        volume_id=str(volume.pk),
+        pool_path=volume.pool.path,
+        file_name=file.file_name,
+        virtual_size_bytes=file.virtual_size_bytes,
+        backing=_template_file(file.backing_placement) if file.backing_placement else None,
+    )
+
+
+def _removals(vm: VM, host_id: Any) -> list[CommandSpec]:
+    volumes = vm.volumes.exclude(state=Volume.State.REMOVED).select_related("pool").prefetch_related("files")
+    return [
+        CommandSpec("volume.remove", host_id, _volume_lane(volume), _removal(volume), str(volume.pk))
+        for volume in volumes
+    ]
+
+
+def _removal(volume: Volume) -> VolumeRemove:
+    names = tuple(file.file_name for file in volume.files.all())
+    return VolumeRemove(volume_id=str(volume.pk), pool_path=volume.pool.path, file_names=names)
+
+
+def _domain(vm: VM) -> VmStart:
+    volumes = vm.volumes.filter(state=Volume.State.READY).select_related("pool", "top").order_by("device_index")
+    return VmStart(
+        vm_id=str(vm.pk),
+        name=vm.name,
+        cpus=vm.cpus,
+        memory_bytes=vm.memory_bytes,
+        disks=tuple(Disk(volume_id=str(volume.pk), target=volume.device, chain=chain_of(volume)) for volume in volumes),
+        console_name=f"vm-{vm.pk}.log",
+        accelerator=settings_rows.get("host.accelerator"),
+    )
+
+
+def chain_of(volume: Volume) -> tuple[ImageFile, ...]:
+    """The volume's chain as recorded, from the file that is written to down to the template's copy."""
+    chain: list[ImageFile] = []
+    file: VolumeFile | None = _top(volume)
+    while file is not None:
+        chain.append(ImageFile(path=f"{volume.pool.path}/{file.file_name}", format="qcow2"))
+        if file.backing_placement is not None:
+            chain.append(_template_file(file.backing_placement))
+        file = file.backing
+    return tuple(chain)
+
+
+def _template_file(placement: Placement) -> ImageFile:
+    return ImageFile(path=placement.path, format="qcow2" if placement.template.format == "qcow2" else "raw")
+
+
+def _top(volume: Volume) -> VolumeFile:
+    if volume.top is None:
+        raise ValueError(f"volume {volume.pk} has no file")
+    return volume.top

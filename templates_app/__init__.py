@@ -1,0 +1,1 @@
+"""Templates, where they are placed, and how they get there."""

@@ -1,0 +1,167 @@
+"""``templates/`` with their placements."""
+
+from typing import Any, ClassVar
+
+from django.db.models import QuerySet
+from drf_spectacular.utils import extend_schema, extend_schema_field
+from operations_app.api import OperationSerializer
+from rest_framework import serializers
+from rest_framework.decorators import action
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from accounts_app.models import Account
+from accounts_app.owners import account_for
+from accounts_app.tenancy import user_of
+from core_app.accepted import Accepted
+from core_app.references import Reference, reference
+from core_app.serializers import ReferenceSerializer
+from core_app.viewsets import ReadViewSet
+from infra_app.models import StoragePool, Zone
+from templates_app import actions
+from templates_app.models import Placement, Template
+
+
+class TemplateSerializer(serializers.ModelSerializer[Template]):
+    """Secret headers are never readable again."""
+
+    is_iso = serializers.BooleanField(read_only=True)
+    unique_name = serializers.CharField(read_only=True)
+
+    class Meta:
+        model = Template
+        fields: ClassVar = [
+            "id",
+            "name",
+            "account",
+            "url",
+            "format",
+            "checksum",
+            "zones",
+            "direct_download",
+            "public",
+            "headers",
+            "follow_redirects",
+            "is_iso",
+            "state",
+            "size_bytes",
+            "virtual_size_bytes",
+            "sha256",
+            "unique_name",
+            "error",
+            "created_at",
+        ]
+        read_only_fields: ClassVar = fields
+
+
+class ZonesField(serializers.Field):  # type: ignore[type-arg]
+    """A list of zone ids, or ``"all"``."""
+
+    def to_internal_value(self, data: Any) -> list[Zone]:
+        if data == "all":
+            return []
+        known = serializers.PrimaryKeyRelatedField(queryset=Zone.objects.all())
+        zones = serializers.ListField(child=known, allow_empty=False).run_validation(data)
+        return list(zones)
+
+    def to_representation(self, value: Any) -> Any:
+        return value
+
+
+class NewTemplateSerializer(serializers.Serializer[Any]):
+    """A template to register for direct download by the hosts."""
+
+    name = serializers.CharField(max_length=255)
+    url = serializers.CharField(max_length=2048)
+    format = serializers.ChoiceField(choices=Template.Format.choices)
+    zones = extend_schema_field(
+        {"oneOf": [{"type": "array", "items": {"type": "string", "format": "uuid"}}, {"const": "all"}]}
+    )(ZonesField)(default="all", write_only=True)
+    account = serializers.PrimaryKeyRelatedField(queryset=Account.objects.all(), required=False)
+    checksum = serializers.CharField(max_length=160, required=False, default="", allow_blank=True)
+    direct_download = serializers.BooleanField(default=True)
+    public = serializers.BooleanField(default=False)
+    headers = serializers.DictField(child=serializers.CharField(max_length=4096), required=False, default=dict)
+    secret_headers = serializers.DictField(
+        child=serializers.CharField(max_length=4096), required=False, default=dict, write_only=True
+    )
+    follow_redirects = serializers.BooleanField(default=True)
+
+    def validate_direct_download(self, value: bool) -> bool:
+        if not value:
+            raise serializers.ValidationError("Only direct download is there yet; leave it true.")
+        return value
+
+
+class PlacementSerializer(serializers.ModelSerializer[Placement]):
+    target = serializers.SerializerMethodField(help_text="The pool; null where hosts download by themselves")
+    download_state = serializers.CharField(read_only=True)
+    percent = serializers.IntegerField(read_only=True)
+    progress = serializers.DictField(read_only=True)
+
+    class Meta:
+        model = Placement
+        fields: ClassVar = [
+            "id",
+            "kind",
+            "target",
+            "zone",
+            "state",
+            "download_state",
+            "percent",
+            "progress",
+            "operation",
+            "path",
+            "size_bytes",
+            "virtual_size_bytes",
+            "error",
+            "created_at",
+        ]
+        read_only_fields: ClassVar = fields
+
+    @extend_schema_field(ReferenceSerializer(allow_null=True))
+    def get_target(self, placement: Placement) -> Reference | None:
+        return reference(placement.pool) if placement.pool else None
+
+
+class PrepareSerializer(serializers.Serializer[Any]):
+    pool = serializers.PrimaryKeyRelatedField(queryset=StoragePool.objects.all())
+
+
+class TemplateViewSet(ReadViewSet):
+    queryset = Template.objects.prefetch_related("zones")
+    serializer_class = TemplateSerializer
+    filterset_fields: ClassVar = ["name", "state", "zones", "account", "format", "public"]
+    ordering_fields = ("name",)
+    writable_by_users = True
+
+    @extend_schema(request=NewTemplateSerializer, responses={202: OperationSerializer})
+    def create(self, request: Request) -> Response:
+        """Register a template, which is the operation's target; it is ready when a host has looked at its URL."""
+        given = NewTemplateSerializer(data=request.data)
+        given.is_valid(raise_exception=True)
+        fields = dict(given.validated_data)
+        fields.pop("direct_download")
+        user = user_of(request)
+        account = account_for(user, fields.pop("account", None))
+        _template, operation = actions.template_register(actions.Registration(account=account, **fields), user)
+        return Accepted(operation)
+
+    @extend_schema(responses={200: PlacementSerializer(many=True)})
+    @action(detail=True, pagination_class=None)
+    def placements(self, request: Request, pk: str | None = None) -> Response:
+        """One row a pool, and one a zone where hosts download by themselves."""
+        rows: QuerySet[Placement] = self.get_object().placements.select_related("pool", "operation")
+        return Response(PlacementSerializer(rows.order_by("created_at"), many=True).data)
+
+    @extend_schema(request=PrepareSerializer, responses={202: OperationSerializer})
+    @action(detail=True, methods=["post"])
+    def prepare(self, request: Request, pk: str | None = None) -> Response:
+        """Download a template to a pool ahead of a deployment."""
+        template = self.get_object()
+        given = PrepareSerializer(data=request.data)
+        given.is_valid(raise_exception=True)
+        return Accepted(actions.template_prepare(template, given.validated_data["pool"], user_of(request)))
+
+
+routes = [("templates", TemplateViewSet, "template")]

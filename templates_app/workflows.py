@@ -1,0 +1,221 @@
+"""What the operations on templates do, step by step."""
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+from agents.protocol.kinds import TemplateCheck, TemplateDownload, TemplateDownloadAnswer, TemplateRemove
+from agents.protocol.states import CommandState
+from core_app.transitions import transition
+from infra_app.models import Agent, StoragePool
+from operations_app.models import Command, Operation
+from operations_app.rules import OperationState
+from operations_app.workflow import CommandSpec, Refused, Step, Workflow
+from templates_app.models import Placement, Template
+from templates_app.sources import limits, secrets_of, source_of
+
+CHECKING_HOSTS = 3
+DOWNLOAD_ATTEMPTS = 3
+
+
+# --- registration --------------------------------------------------------------------------------------------------
+
+
+class CheckByHost(Step):
+    """A host at random looks at the URL; up to three different ones before it fails, each one's reason kept."""
+
+    name = "check the URL from a host"
+
+    def send(self, operation: Operation) -> Sequence[CommandSpec]:
+        return self._ask_another(operation)
+
+    def failed(self, operation: Operation, command: Command) -> Sequence[CommandSpec]:
+        problem = command.error or {}
+        host = {"host": command.agent.name, "reason": problem.get("cause", "interrupted")}
+        operation.data.setdefault("reasons", []).append(host)
+        if not problem.get("elsewhere", True):
+            return ()
+        return self._ask_another(operation) if len(operation.data["tried"]) < CHECKING_HOSTS else ()
+
+    def done(self, operation: Operation, command: Command) -> None:
+        answer = command.answer or {}
+        operation.data["size_bytes"] = answer.get("size_bytes")
+        operation.data["virtual_size_bytes"] = answer.get("virtual_size_bytes")
+        operation.result = {"size_bytes": answer.get("size_bytes"), "checked_by": command.agent.name}
+
+    def _ask_another(self, operation: Operation) -> Sequence[CommandSpec]:
+        template = Template.objects.get(pk=operation.target_id)
+        tried = operation.data.setdefault("tried", [])
+        host = _checking_host(template, tried)
+        if host is None:
+            if not tried:
+                raise Refused(
+                    "no_host",
+                    "The template's zones have no host.",
+                    "Nobody can look at its URL.",
+                    "Let a host join one of the zones, and register the template again.",
+                )
+            return ()
+        tried.append(str(host.pk))
+        payload = TemplateCheck(template_id=str(template.pk), source=source_of(template), limits=limits())
+        lane = f"template:{template.pk}"
+        return [CommandSpec("template.check", host.pk, lane, payload, secrets=secrets_of(template))]
+
+
+def _checking_host(template: Template, tried: Sequence[str]) -> Agent | None:
+    """One that is up; else, before any was asked, one that may come up: the command waits for it until its deadline."""
+    hosts = Agent.objects.filter(role=Agent.Role.HOST, zone__in=template.zones.all()).exclude(pk__in=tried)
+    up = list(hosts.filter(state=Agent.State.UP, ahead=False))
+    waiting = [] if up or tried else list(hosts.filter(state__in=[Agent.State.JOINED, Agent.State.DISCONNECTED]))
+    candidates = up or waiting
+    return random.choice(candidates) if candidates else None  # noqa: S311  (spreads load, hides nothing)
+
+
+class RegisterTemplate(Workflow):
+    kind = "template.register"
+    steps = (CheckByHost(),)
+
+    def ended(self, operation: Operation) -> None:
+        template = Template.objects.get(pk=operation.target_id)
+        if operation.state != OperationState.SUCCEEDED:
+            error = _with_reasons(operation)
+            transition(template, Template.State.FAILED, event="template.failed", sets={"error": error}, level="warning")
+            return
+        sizes = {name: operation.data.get(name) for name in ("size_bytes", "virtual_size_bytes")}
+        if transition(template, Template.State.READY, event="template.ready", sets=sizes):
+            for zone in template.zones.all():
+                Placement.objects.create(
+                    template=template, kind=Placement.Kind.STORE, zone=zone, state=Placement.State.READY
+                )
+
+
+def _with_reasons(operation: Operation) -> dict[str, Any]:
+    error = operation.error or {
+        "code": "cancelled",
+        "cause": "The registration was cancelled.",
+        "consequence": "The template is not usable.",
+        "remedy": "Register it again.",
+    }
+    return {**error, "hosts": operation.data.get("reasons", [])}
+
+
+# --- direct download -----------------------------------------------------------------------------------------------
+
+
+class DownloadToPool(Step):
+    """Up to three attempts, each on another host that reaches the pool; a local pool has only its own host."""
+
+    name = "download to the pool"
+
+    def send(self, operation: Operation) -> Sequence[CommandSpec]:
+        return self._ask(operation)
+
+    def failed(self, operation: Operation, command: Command) -> Sequence[CommandSpec]:
+        problem = command.error or {}
+        reason = {"host": command.agent.name, "reason": problem.get("cause", "interrupted")}
+        operation.data.setdefault("reasons", []).append(reason)
+        by_its_word = command.state == CommandState.FAILED
+        if not by_its_word or not problem.get("elsewhere") or len(operation.data["tried"]) >= DOWNLOAD_ATTEMPTS:
+            return ()
+        return self._ask(operation)
+
+    def done(self, operation: Operation, command: Command) -> None:
+        answer = TemplateDownloadAnswer.model_validate(command.answer or {})
+        placement = _placement(operation)
+        template_id = placement.template_id
+        Template.objects.filter(pk=template_id, sha256="").update(
+            sha256=answer.sha256, size_bytes=answer.size_bytes, virtual_size_bytes=answer.virtual_size_bytes
+        )
+        if not Template.objects.filter(pk=template_id, sha256=answer.sha256).exists():
+            raise Refused(
+                "content_changed",
+                "The server gave other bytes than for the first copy of this template.",
+                "The copy is removed; VMs of one template would differ.",
+                "Register the new content as a new template.",
+            )
+        operation.result = {"path": answer.path, "sha256": answer.sha256, "size_bytes": answer.size_bytes}
+        operation.data["answer"] = answer.model_dump()
+
+    def undo(self, operation: Operation) -> Sequence[CommandSpec]:
+        """What an agent itself gave up it has cleaned up; a copy that came to be unwanted, or in doubt, is removed."""
+        last = operation.commands.filter(kind="template.download").order_by("-seq").first()
+        if last is None or last.state in (CommandState.FAILED, CommandState.CANCELLED):
+            return ()
+        placement = _placement(operation)
+        pool = _pool(placement)
+        payload = TemplateRemove(
+            template_id=str(placement.template_id), pool_path=pool.path, file_name=placement.template.file_name
+        )
+        return [CommandSpec("template.remove", last.agent_id, _lane(placement), payload)]
+
+    def _ask(self, operation: Operation) -> Sequence[CommandSpec]:
+        placement = _placement(operation)
+        template, pool = placement.template, _pool(placement)
+        tried = operation.data.setdefault("tried", [])
+        host = _downloading_host(pool, tried)
+        if host is None:
+            if tried:
+                return ()
+            raise Refused(
+                "no_host_reaches_pool",
+                f"No host that is up reaches pool {pool}.",
+                "The template cannot be downloaded to it.",
+                "Bring a host with this pool up, or choose another pool.",
+            )
+        tried.append(str(host.pk))
+        payload = TemplateDownload(
+            template_id=str(template.pk),
+            pool_id=str(pool.pk),
+            pool_path=pool.path,
+            file_name=template.file_name,
+            source=source_of(template),
+            limits=limits(),
+            pinned_sha256=template.sha256 or None,
+        )
+        return [CommandSpec("template.download", host.pk, _lane(placement), payload, secrets=secrets_of(template))]
+
+
+def _downloading_host(pool: StoragePool, tried: Sequence[str]) -> Agent | None:
+    """One not tried yet; a local pool's own host is all there is, so it is asked again."""
+    reaching = Agent.objects.filter(
+        role=Agent.Role.HOST, zone=pool.zone_id, host__reaches__pool=pool, host__reaches__reachable=True, ahead=False
+    )
+    if pool.host_id:
+        return reaching.filter(pk=pool.host_id, state=Agent.State.UP).first()
+    up = list(reaching.filter(state=Agent.State.UP).exclude(pk__in=tried))
+    return random.choice(up) if up else None  # noqa: S311
+
+
+class DownloadTemplate(Workflow):
+    kind = "template.download"
+    steps = (DownloadToPool(),)
+
+    def ended(self, operation: Operation) -> None:
+        placement = _placement(operation)
+        if operation.state == OperationState.SUCCEEDED:
+            kept = {name: operation.data["answer"][name] for name in ("path", "size_bytes", "virtual_size_bytes")}
+            transition(placement, Placement.State.READY, event="placement.ready", sets=kept)
+        elif operation.state == OperationState.CANCELLED:
+            transition(placement, Placement.State.ABSENT, event="placement.cancelled")
+        else:
+            error = _with_reasons(operation)
+            transition(
+                placement, Placement.State.FAILED, event="placement.failed", sets={"error": error}, level="warning"
+            )
+
+
+# --- shared --------------------------------------------------------------------------------------------------------
+
+
+def _placement(operation: Operation) -> Placement:
+    return Placement.objects.select_related("template", "pool").get(pk=operation.target_id)
+
+
+def _pool(placement: Placement) -> StoragePool:
+    if placement.pool is None:
+        raise ValueError(f"placement {placement.pk} is not on a pool")
+    return placement.pool
+
+
+def _lane(placement: Placement) -> str:
+    return f"placement:{placement.template_id}:{placement.pool_id}"
