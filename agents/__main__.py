@@ -1,0 +1,7 @@
+"""``python -m agents``."""
+
+import sys
+
+from agents.main import main
+
+sys.exit(main())
