@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from django.db import DatabaseError, connection
 from django.http import HttpRequest, JsonResponse
+from kombu.exceptions import KombuError
 
 from cloudctl.celery import CONNECT_TIMEOUT_SECONDS, app
 
@@ -31,10 +32,9 @@ def _database() -> str:
 
 def _broker() -> str:
     with app.connection_for_write() as broker:
-        lost: tuple[type[BaseException], ...] = (*broker.connection_errors, *broker.channel_errors, OSError)
         try:
             broker.ensure_connection(max_retries=1, timeout=CONNECT_TIMEOUT_SECONDS)
-        except lost as error:
+        except KombuError as error:
             return f"The broker does not answer ({type(error).__name__})."
     return ""
 

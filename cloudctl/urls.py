@@ -14,17 +14,20 @@ from cloudctl.health import livez, readyz
 ROOMS = [app for app in settings.INSTALLED_APPS if app.endswith("_app")]
 
 
-def _api() -> SimpleRouter:
-    router = SimpleRouter()
+def _routes() -> SimpleRouter:
+    collected = SimpleRouter()
     for room in ROOMS:
         if find_spec(f"{room}.api"):
             for prefix, viewset, basename in import_module(f"{room}.api").routes:
-                router.register(prefix, viewset, basename=basename)
-    return router
+                collected.register(prefix, viewset, basename=basename)
+    return collected
+
+
+router = _routes()
 
 
 urlpatterns = [
-    path("api/v1/", include(_api().urls)),
+    path("api/v1/", include(router.urls)),
     path("api/schema/", SpectacularAPIView.as_view(), name="schema"),
     path("api/docs/", SpectacularSwaggerView.as_view(url_name="schema"), name="docs"),
     path("livez", livez),

@@ -290,26 +290,33 @@ def storage_pool_create(*, name: str, zone: Zone, type: str, path: str, host: Ho
     """Make a pool's rows; its hosts are told of it with the answer to their next ping.
 
     Raises InvalidInput for a path that is not absolute and plain, or a host that does not fit the type; WrongState if
-    name or path are taken.
+    the name is taken or another pool has files at the path.
     """
     _check_pool(zone, type, path, host)
-    try:
-        with transaction.atomic():
-            pool = StoragePool.objects.create(name=name, zone=zone, type=type, path=path, host=host)
-            events.record("storage_pool.created", pool)
-    except IntegrityError:
-        raise WrongState(
-            f"There is a pool with the name {name} or the path {path} already.",
-            "No other was made: two pools in one folder would overwrite each other's files.",
-            "Choose another name and path, or use the pool that is there.",
-            code="pool_exists",
-        )
+    with transaction.atomic():
+        Zone.objects.select_for_update().get(pk=zone.pk)  # one at a time: the next look must see this pool
+        for other in StoragePool.objects.filter(zone=zone):
+            if other.name == name or _same_folder(other, path, host):
+                raise WrongState(
+                    f"There is a pool {other.name} at {other.path} already.",
+                    "No other was made: two pools in one folder would overwrite each other's files.",
+                    "Choose another name and path, or use the pool that is there.",
+                    code="pool_exists",
+                )
+        pool = StoragePool.objects.create(name=name, zone=zone, type=type, path=path, host=host)
+        events.record("storage_pool.created", pool)
     return pool
+
+
+def _same_folder(pool: StoragePool, path: str, host: Host | None) -> bool:
+    """Whether files at ``path`` would lie in, or around, the pool's: on the one host, or on any if ``host`` is None."""
+    on_one_host = host is None or pool.host_id in {None, host.pk}
+    return on_one_host and posixpath.commonpath([pool.path, path]) in {pool.path, path}
 
 
 def _check_pool(zone: Zone, kind: str, path: str, host: Host | None) -> None:
     errors = {}
-    if not path.startswith("/") or path != posixpath.normpath(path) or path in {"/", "//"}:
+    if not path.startswith("/") or path.startswith("//") or path == "/" or path != posixpath.normpath(path):
         errors["path"] = ["It must be absolute and plain, without //, . or .., and not the root folder."]
     if kind == StoragePool.Type.LOCAL and host is None:
         errors["host"] = ["A local pool needs the host whose folder it is."]

@@ -111,7 +111,7 @@ class JoinSerializer(serializers.Serializer[Any]):
     name = serializers.RegexField(r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=255)
     role = serializers.ChoiceField(choices=Agent.Role.choices)
     host_uuid = serializers.CharField(max_length=64)
-    machine_id = serializers.CharField(max_length=64)
+    machine_id = serializers.CharField(max_length=64, allow_blank=True)
     public_key = serializers.CharField(max_length=64)
 
 

@@ -84,7 +84,7 @@ class Agent(models.Model):
     class Meta:
         constraints: ClassVar = [
             models.UniqueConstraint(fields=["role", "name"], name="agent_name_once_a_role"),
-            models.UniqueConstraint(fields=["role", "host_uuid"], name="agent_once_a_host_and_role"),
+            models.UniqueConstraint(fields=["host_uuid"], name="agent_once_a_host", condition=Q(role="host")),
         ]
         indexes: ClassVar = [
             models.Index(fields=["joined_at", "id"], name="agent_by_time"),

@@ -26,12 +26,12 @@ def person(name: str, role: Role, account: Account | None = None) -> Person:
     return Person(user_create(name=name, role=role, account=account, password=None, by=None))
 
 
-def application(name: str, **changes: Any) -> actions.Application:
-    parts = {"role": "host", "host_uuid": f"uuid-of-{name}", "machine_id": f"machine-of-{name}"}
-    return actions.Application(**{"name": name, "public_key": new_key()[1], **parts, **changes})
+def application(name: str, /, **changes: Any) -> actions.Application:
+    parts = {"name": name, "role": "host", "host_uuid": f"uuid-of-{name}", "machine_id": f"machine-of-{name}"}
+    return actions.Application(**{"public_key": new_key()[1], **parts, **changes})
 
 
-def joined(zone: Zone, name: str, **changes: Any) -> Agent:
+def joined(zone: Zone, name: str, /, **changes: Any) -> Agent:
     _, secret = actions.join_token_create(zone)
     return actions.join(secret, application(name, **changes))
 
