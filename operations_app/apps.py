@@ -1,5 +1,7 @@
 """Registers what this room offers to the others."""
 
+from typing import Any
+
 from django.apps import AppConfig
 
 
@@ -13,7 +15,7 @@ class OperationsConfig(AppConfig):
 
         from agents.protocol.kinds import KINDS
         from agents.protocol.states import AGENT_ACTIVE
-        from core_app import settings_rows
+        from core_app import accepted, settings_rows
         from infra_app import hooks
         from operations_app import schedule
         from operations_app.models import Command
@@ -30,4 +32,11 @@ class OperationsConfig(AppConfig):
         running = Command.objects.filter(agent=OuterRef("pk"), state__in=sorted(AGENT_ACTIVE)).order_by()
         counted = running.values("agent").annotate(count=Count("pk")).values("count")
         hooks.count_running_commands_by(Coalesce(Subquery(counted, output_field=IntegerField()), 0))
+        accepted.describe_operations_by(_described)
         settings_rows.setting_changed.connect(schedule.follow_setting, dispatch_uid="operations_app.schedule")
+
+
+def _described(operation: Any) -> dict[str, Any]:
+    from operations_app.api import OperationSerializer  # views want all rooms to be ready
+
+    return OperationSerializer(operation).data

@@ -58,12 +58,19 @@ class Operation(models.Model):
         ordering = ["-created_at", "-id"]
         indexes = [
             models.Index(fields=["-created_at", "-id"], name="operation_newest"),
-            models.Index(fields=["target_type", "target_id"], name="operation_target"),
+            models.Index(fields=["state", "created_at", "id"], name="operation_by_state"),
+            models.Index(fields=["kind", "created_at", "id"], name="operation_by_kind"),
+            models.Index(fields=["account", "created_at", "id"], name="operation_by_account"),
+            models.Index(fields=["target_id", "created_at", "id"], name="operation_by_target"),
             models.Index(fields=["state"], name="operation_open", condition=Q(state__in=_OPERATION_OPEN)),
         ]
 
     def __str__(self) -> str:
-        return f"{self.kind} {self.target_name}"
+        return f"{self.kind} {self.target_name}"[:255]  # an event's target_name takes no more
+
+    @staticmethod
+    def visible_to_account(account_id: uuid.UUID) -> Q:
+        return Q(account_id=account_id)
 
     @property
     def undoing(self) -> bool:
@@ -106,7 +113,7 @@ class Command(models.Model):
     created_at = models.DateTimeField(auto_now_add=True)
     sent_at = models.DateTimeField(null=True, default=None)
     seen_at = models.DateTimeField(null=True, default=None)
-    """When the agent last mentioned it."""
+    """When the agent last said something new of it."""
     facts_begun = models.BigIntegerField(default=0)
     """Number of the agent's newest look at libvirt when the command's end was told; older looks say nothing of it."""
     started_at = models.DateTimeField(null=True, default=None)
@@ -118,6 +125,9 @@ class Command(models.Model):
         constraints = [models.UniqueConstraint(fields=["agent", "seq"], name="command_seq_once_an_agent")]
         indexes = [
             models.Index(fields=["-created_at", "-id"], name="command_newest"),
+            models.Index(fields=["state", "created_at", "id"], name="command_by_state"),
+            models.Index(fields=["kind", "created_at", "id"], name="command_by_kind"),
+            models.Index(fields=["agent", "created_at", "id"], name="command_by_agent"),
             models.Index(fields=["operation", "round"], name="command_round"),
             models.Index(fields=["agent", "seq"], name="command_open", condition=Q(state__in=_COMMAND_OPEN)),
             models.Index(fields=["state", "deadline_at"], name="command_due", condition=Q(state__in=_COMMAND_OPEN)),
@@ -125,6 +135,10 @@ class Command(models.Model):
 
     def __str__(self) -> str:
         return f"{self.kind} {self.id}"
+
+    @staticmethod
+    def visible_to_account(account_id: uuid.UUID) -> Q:
+        return Q(operation__account_id=account_id)
 
 
 class Attempt(models.Model):

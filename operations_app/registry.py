@@ -54,6 +54,11 @@ def workflow_of(kind: str) -> Workflow:
     return _workflows[kind]
 
 
+def step_names(kind: str) -> list[str]:
+    """Names of a kind's steps; none for a kind that this version does not know any more."""
+    return [step.name for step in _workflows[kind].steps] if kind in _workflows else []
+
+
 def workflow_kinds() -> list[str]:
     return sorted(_workflows)
 

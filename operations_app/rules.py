@@ -1,6 +1,6 @@
 """Pure decisions about commands and operations: which state may follow which, and what a report or evidence means."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -83,14 +83,14 @@ class Reading(StrEnum):
 _RANK = {S.CREATED: 0, S.SENT: 1, S.QUEUED: 2, S.STARTED: 3, S.PROCESSING: 4}
 
 
-def read_entry(state: str, attempt: int, entry_state: AgentState, entry_attempt: int) -> Reading:
-    """Compare a command's row with what its agent says of it."""
+def read_entry(state: str, attempt: int, entry_state: AgentState, entry_attempt: int, outcome: str = "") -> Reading:
+    """Compare a command's row (``outcome``: of one that is RECONCILED) with what its agent says of it."""
     if entry_attempt > attempt:
         return Reading.AHEAD
     if entry_attempt < attempt:
         return Reading.OLD
     if state in COMMAND_FINAL:
-        return _read_final(state, entry_state)
+        return _read_final(state, entry_state, outcome)
     if entry_state == state:
         return Reading.PROGRESS
     if entry_state in AGENT_FINAL:
@@ -98,8 +98,10 @@ def read_entry(state: str, attempt: int, entry_state: AgentState, entry_attempt:
     return _read_open(state, entry_state)
 
 
-def _read_final(state: str, entry_state: AgentState) -> Reading:
-    if entry_state not in AGENT_FINAL or state in (entry_state, S.RECONCILED):
+def _read_final(state: str, entry_state: AgentState, outcome: str) -> Reading:
+    if entry_state not in AGENT_FINAL or entry_state == state:
+        return Reading.OLD
+    if state == S.RECONCILED and (entry_state == AgentState.COMPLETED) == (outcome == Outcome.DONE):
         return Reading.OLD
     return Reading.DISAGREES
 
@@ -142,3 +144,30 @@ def bound_redo(verdict: Verdict, *, attempt: int, max_attempts: int, cancel_requ
     if attempt >= max_attempts:
         return Verdict(Judgement.UNDONE, f"all {max_attempts} attempts were interrupted; {verdict.reason}")
     return verdict
+
+
+def add_up(commands: Iterable[tuple[Mapping[str, Any], bool]]) -> dict[str, Any]:
+    """Progress of several commands as one, from (progress, whether it is final) of each; what has ended has no rate."""
+    total: dict[str, Any] = {"done_bytes": 0, "total_bytes": 0, "rate": 0, "message": ""}
+    for progress, final in commands:
+        total["done_bytes"] += progress.get("done_bytes", 0)
+        total["total_bytes"] += progress.get("total_bytes", 0)
+        total["rate"] += 0 if final else progress.get("rate", 0)
+        total["message"] = progress.get("message") or total["message"]
+    return total
+
+
+def percent_of(state: str, position: int, steps: int, progress: Mapping[str, Any]) -> int:
+    """How far an operation is: steps behind it, and the bytes of the present one. 100 only when it succeeded."""
+    if state == O.SUCCEEDED:
+        return 100
+    total_bytes = progress.get("total_bytes", 0)
+    share = min(progress.get("done_bytes", 0) / total_bytes, 1.0) if total_bytes else 0.0
+    return min(int(100 * (position + share) / max(steps, 1)), 99)
+
+
+def eta_seconds_of(progress: Mapping[str, Any]) -> int | None:
+    """How long the present step will take; None when that is unknown."""
+    left = progress.get("total_bytes", 0) - progress.get("done_bytes", 0)
+    rate = progress.get("rate", 0)
+    return -(-left // rate) if rate > 0 and left >= 0 and progress.get("total_bytes") else None
