@@ -39,6 +39,7 @@ class Supervisor:
             self._keeper = subprocess.Popen(
                 [sys.executable, "-m", "tests.lab.keeper", str(theirs.fileno()), str(folder), str(log_dir)],
                 cwd=ROOT,
+                env=_clean_environment(),
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -119,7 +120,7 @@ class Supervisor:
             done = subprocess.run(
                 command,
                 cwd=ROOT,
-                env={**os.environ, **self._mark, **env},
+                env={**_clean_environment(), **self._mark, **env},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -157,3 +158,8 @@ class Supervisor:
         if "error" in answer:
             raise RuntimeError(f"The lab's keeper refused to {do}: {answer['error']}")
         return answer["result"]
+
+
+def _clean_environment() -> dict[str, str]:
+    """Without the caller's own configuration of cloudctl: an agent must not learn where a database is."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(("CLOUDCTL_", "DJANGO_"))}
