@@ -66,16 +66,30 @@ class _Outbox:
     evidence: dict[str, Evidence] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Look:
+    """What a watch saw, when (monotonic), and which of its looks it was."""
+
+    number: int
+    seen_at: float
+    facts: Any
+    reason: str = ""
+    """Why there are no facts."""
+
+
 class Watch:
-    """Facts that may be slow to get: looked at by a thread of its own, read by others at once with their age."""
+    """Facts that may be slow to get: looked at by a thread of its own, read by others at once with their age.
+
+    ``begun`` counts the looks, each when it begins: what happened before a look began is in what it saw.
+    """
 
     def __init__(self, name: str, look: Callable[[], Any], on_fresh: Callable[[], None]) -> None:
+        self.begun = 0
         self._look = look
         self._on_fresh = on_fresh
         self._wake = threading.Event()
         self._hasten = False
-        self._latest: tuple[float, Any] | None = None
-        self._reason = "not looked at yet"
+        self._latest = Look(0, 0.0, None, "not looked at yet")
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
@@ -86,33 +100,33 @@ class Watch:
         self._hasten = self._hasten or tell
         self._wake.set()
 
-    def latest(self, max_age: float) -> tuple[Any | None, str]:
-        """The facts and "", or None and why there are none that are at most ``max_age`` seconds old."""
-        if self._latest is None:
-            return None, self._reason
-        age = time.monotonic() - self._latest[0]
-        if age > max_age:
-            return None, f"no answer for {age:.0f} s"
-        return self._latest[1], self._reason
+    def latest(self, max_age: float) -> Look:
+        """The last look, without its facts when it is more than ``max_age`` seconds old."""
+        latest = self._latest
+        age = time.monotonic() - latest.seen_at
+        if latest.reason or age <= max_age:
+            return latest
+        return Look(latest.number, latest.seen_at, None, f"no answer for {age:.0f} s")
 
     def _run(self) -> None:
         while True:
             self._wake.wait()
             self._wake.clear()
             hasten, self._hasten = self._hasten, False
-            self._look_once()
+            self._latest = self._look_once()
             if hasten:
                 self._on_fresh()
 
-    def _look_once(self) -> None:
+    def _look_once(self) -> Look:
+        self.begun += 1
+        number = self.begun
         try:
             facts = self._look()
-            self._reason = ""
         except Exception as error:  # noqa: BLE001  (libvirt's or the role's: it is told, as a reason)
-            facts = None
-            self._reason = str(error) or type(error).__name__
-            log.warning("facts.unavailable", extra={"watch": self._thread.name, "error": self._reason})
-        self._latest = time.monotonic(), facts
+            reason = str(error) or type(error).__name__
+            log.warning("facts.unavailable", extra={"watch": self._thread.name, "reason": reason})
+            return Look(number, time.monotonic(), None, reason)
+        return Look(number, time.monotonic(), facts)
 
 
 class Reporter:
@@ -291,8 +305,7 @@ class Reporter:
             if not entries and not stale:
                 return
             try:
-                reports = Reports(agent_id=self.agent_id, epoch=self.epoch, entries=entries, stale=stale)
-                self._send("operations.reports", reports, " ".join(ids))
+                self._send("operations.reports", self._reports(entries, stale), " ".join(ids))
             except Exception:
                 with self._lock:
                     self._outbox.changes = {**dict.fromkeys(ids, 0.0), **self._outbox.changes}
@@ -301,6 +314,15 @@ class Reporter:
             self._remember_progress(entries)
             if any(entry.state in AGENT_FINAL for entry in entries):
                 crash_point("report.after_publish")
+
+    def _reports(self, entries: tuple[JournalEntry, ...], stale: tuple[tuple[str, int], ...]) -> Reports:
+        # The number is read after the entries: a later look has seen what they tell.
+        return Reports(
+            agent_id=self.agent_id, epoch=self.epoch, entries=entries, stale=stale, facts_begun=self._facts_begun()
+        )
+
+    def _facts_begun(self) -> int:
+        return self._vms.begun if self._vms else 0
 
     def _take_due(self) -> list[str]:
         now = time.monotonic()
@@ -320,7 +342,8 @@ class Reporter:
     def _say_evidence(self) -> None:
         while self._outbox.evidence:
             probe_id, evidence = next(iter(self._outbox.evidence.items()))
-            self._send("operations.evidence", evidence, f"{probe_id} {evidence.command_id}")
+            said = evidence.model_copy(update={"facts_begun": self._facts_begun()})
+            self._send("operations.evidence", said, f"{probe_id} {evidence.command_id}")
             with self._lock:
                 self._outbox.evidence.pop(probe_id, None)
 
@@ -346,23 +369,28 @@ class Reporter:
     def _ping(self) -> Ping:
         self._number += 1
         max_age = 2 * self._interval + 1
-        vms, reason = self._vms.latest(max_age) if self._vms else ((), "")
-        pools, pools_reason = self._pools.latest(max_age)
-        if pools is None:
-            pools = tuple(
-                PoolFact(pool_id=one.pool_id, reachable=False, reason=pools_reason) for one in self._pool_infos
-            )
+        vms = self._vms.latest(max_age) if self._vms else Look(0, 0.0, ())
+        entries = self._journal.entries()
         return Ping(
             agent_id=self.agent_id,
             epoch=self.epoch,
             number=self._number,
-            entries=self._journal.entries(),
+            entries=entries,
             highest_seq=self._journal.highest_seq,
-            vms=vms,
-            vms_reason=reason,
-            pools=pools,
+            vms=vms.facts,
+            vms_reason=vms.reason,
+            facts_number=vms.number,
+            facts_begun=self._facts_begun(),
+            pools=self._pool_facts(max_age),
             corrupt_journals=self._journal.corrupt,
         )
+
+    def _pool_facts(self, max_age: float) -> tuple[PoolFact, ...]:
+        pools = self._pools.latest(max_age)
+        if pools.facts is not None:
+            facts: tuple[PoolFact, ...] = pools.facts
+            return facts
+        return tuple(PoolFact(pool_id=pool.pool_id, reachable=False, reason=pools.reason) for pool in self._pool_infos)
 
     def _send(self, task: str, message: Data, names: str) -> None:
         self._publish(task, message.model_dump(mode="json"), names)

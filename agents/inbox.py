@@ -216,6 +216,7 @@ class Inbox:
         wish = _read(Cancel, message)
         if wish is None or not is_command_id(wish.command_id) or not self._check_epoch(wish.epoch):
             return
+        log.info("command.cancel_asked", extra={"command_id": wish.command_id, "attempt": wish.attempt})
         self._journal.saw(wish.seq)
         if self._journal.record(wish.command_id) is None:
             self._refuse(wish)

@@ -151,9 +151,9 @@ MakeRole = Callable[[Identity, StateFolder], Role]
 def make_role(identity: Identity, folder: StateFolder) -> Role:
     """Only the role that is played is imported: the others' libraries may not be installed."""
     if identity.role == "host":
-        from agents.roles.host import host_role
+        from agents.roles.host import HostRole
 
-        return host_role(identity.libvirt_uri, folder.path / "console")
+        return HostRole(identity.libvirt_uri, folder.path / "console").role()
     return Role(handlers={})
 
 
