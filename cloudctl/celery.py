@@ -6,7 +6,7 @@ The database row is the record and a message only a bell, so: early acknowledgem
 import os
 from typing import Any
 
-from celery import Celery
+from celery import Celery, signals
 from kombu import Queue
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "cloudctl.settings")
@@ -51,9 +51,13 @@ app.conf.update(
     worker_disable_prefetch=on_redis(BROKER_URL),
     worker_prefetch_multiplier=1,
     worker_enable_remote_control=False,
-    worker_hijack_root_logger=False,  # the project's own JSON lines
     enable_utc=True,
     timezone="UTC",
     beat_scheduler="django_celery_beat.schedulers:DatabaseScheduler",
 )
 app.autodiscover_tasks()
+
+
+@signals.setup_logging.connect
+def _keep_logging(**_: Any) -> None:
+    """A receiver of this signal keeps Celery from setting up logging of its own; Django's stays, JSON lines."""
