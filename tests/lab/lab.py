@@ -113,14 +113,17 @@ class Server:
         """The names of its parts."""
         return [self.part("web"), self.part("control")]
 
-    def start(self) -> None:
-        """Starts both parts; ready() waits for them."""
+    def start_web(self) -> None:
+        """Starts the part that listens; the database may still be empty."""
         listener, self.port = self.supervisor.listen()
         gunicorn = [*_PYTHON, "gunicorn", "cloudctl.wsgi", "--bind", f"fd://{listener}", "--workers=1", "--threads=8"]
-        worker = [*_PYTHON, "celery", "-A", "cloudctl", "worker", "-Q", "control", "-P", "threads", "-c", "4"]
-        worker += ["-n", f"control@{self.name}", "--without-gossip", "--without-mingle"]
         self.supervisor.start(Part(self.part("web"), gunicorn, self.env, [listener]))
-        self.supervisor.start(Part(self.part("control"), worker, self.env))
+
+    def start_control(self) -> None:
+        """Starts the part that works."""
+        worker = ["celery", "-A", "cloudctl", "worker", "-Q", "control", "-P", "threads", "-c", "4"]
+        worker += ["-n", f"control@{self.name}", "--without-gossip", "--without-mingle"]
+        self.supervisor.start(Part(self.part("control"), [*_PYTHON, *worker], self.env))
 
     def wait_answering(self, timeout: float = _WEB_SECONDS) -> None:
         """Returns when its web part says it is ready, also after it was killed."""
@@ -197,7 +200,7 @@ class Lab:
 
     def start(self) -> None:
         """Starts everything and returns when every host is up."""
-        jobs = [self.broker.start, self._start_server, self._start_mirror]
+        jobs = [self.broker.start, self._start_servers, self._start_mirror]
         jobs += [host.hypervisor.start for host in self.hosts]
         _together(jobs)
         for host in self.hosts[:1]:
@@ -272,16 +275,19 @@ class Lab:
         self.mirror.start()
         self.mirror.add(TEMPLATE, self._template.path)
 
-    def _start_server(self) -> None:
+    def _start_servers(self) -> None:
         self.database.start()
+        # Loading Django is most of a start: the web parts do it while the tables are made.
+        for server in self.servers:
+            server.start_web()
         self.manage("migrate", "--verbosity=0")
         self.made = json.loads(self.manage("cloudctl_init", "--zone", ZONE, "--json"))
         for server in self.servers:
-            server.start()
+            server.wait_answering()
+        for server in self.servers:
+            server.start_control()
         beat = ["celery", "-A", "cloudctl", "beat", "-S", "django", f"--pidfile={self.dir}/beat.pid"]
         self.supervisor.start(Part("beat", [*_PYTHON, *beat], self.env))
-        for server in self.servers:
-            server.wait_answering()
 
     def manage(self, command: str, *arguments: str) -> str:
         """Runs `manage.py COMMAND` on the lab's database; returns its output."""

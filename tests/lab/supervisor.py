@@ -161,5 +161,9 @@ class Supervisor:
 
 
 def _clean_environment() -> dict[str, str]:
-    """Without the caller's own configuration of cloudctl: an agent must not learn where a database is."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(("CLOUDCTL_", "DJANGO_"))}
+    """Without the caller's own configuration of cloudctl: an agent must not learn where a database is.
+
+    And without the ban of bytecode files that some machines set: a part would compile all of Django at each start.
+    """
+    unwanted = ("CLOUDCTL_", "DJANGO_", "PYTHONDONTWRITEBYTECODE")
+    return {name: value for name, value in os.environ.items() if not name.startswith(unwanted)}
