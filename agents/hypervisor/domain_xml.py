@@ -1,0 +1,215 @@
+"""Domain XML: what a VM is for libvirt, written from data, and read back as the same data.
+
+Format: libvirt's ``docs/formatdomain.rst``. Nothing is left for libvirt or QEMU to guess: each file of a disk's chain
+has its format written out, down to an empty ``<backingStore/>``, so no image is ever probed.
+"""
+
+import re
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from typing import NamedTuple
+
+from agents.hypervisor.kvm_probe import Accelerator
+
+NAMESPACE = "https://cloudctl.invalid/xmlns/domain/1"
+"""Of the metadata element by which our domains are told from those that others made; a name, not an address."""
+
+AGENT_CHANNEL = "org.qemu.guest_agent.0"
+MIB = 1024 * 1024
+
+_DOMAIN_TYPES: dict[Accelerator, str] = {"kvm": "kvm", "tcg": "qemu"}
+_CPUS: dict[Accelerator, dict[str, str]] = {
+    "kvm": {"mode": "host-passthrough", "migratable": "on"},
+    # A model of QEMU's own: those of real processors need features that plain emulation lacks.
+    "tcg": {"mode": "custom", "match": "exact", "check": "none"},
+}
+_DISK_DRIVER = {
+    "name": "qemu",
+    # The guest's flushes reach the disk, and what it has flushed survives a power cut, as with "none". But "none" needs
+    # O_DIRECT, which tmpfs, FUSE and some NFS servers refuse, and would read a template once for every VM on it.
+    "cache": "writeback",
+    # Room that the guest frees is given back to the pool.
+    "discard": "unmap",
+    # On a full pool or a dead file server the VM is paused with its reason, instead of its file systems breaking.
+    "error_policy": "stop",
+}
+_NOT_XML = re.compile("[^\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""What XML 1.0 cannot hold (its production Char), and line ends, which libvirt refuses in a title."""
+
+
+class ChainFile(NamedTuple):
+    """One file of a disk's chain; ``format`` is libvirt's name of it."""
+
+    path: str
+    format: str
+
+
+@dataclass(frozen=True, slots=True)
+class DiskSpec:
+    """``chain[0]`` is the file that the guest writes to, then its backing files, downwards."""
+
+    target: str
+    chain: tuple[ChainFile, ...]
+    read_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DomainSpec:
+    """What is asked of libvirt for a VM, and what its running domain is compared with."""
+
+    vm_id: str
+    accelerator: Accelerator
+    cpus: int
+    memory_mib: int
+    disks: tuple[DiskSpec, ...]
+    console_path: str
+
+
+def memory_mib(memory_bytes: int) -> int:
+    """QEMU's machine wants whole MiB; a guest gets at least what was asked."""
+    return -(-memory_bytes // MIB)
+
+
+def domain_name(vm_id: str) -> str:
+    """libvirt's name of a VM: made from its id only, since a user's name may hold anything."""
+    return f"vm-{vm_id}"
+
+
+def build(spec: DomainSpec, title: str) -> str:
+    """The document for libvirt. ``title`` is the user's name for the VM, shown to operators only."""
+    domain = ET.Element("domain", type=_DOMAIN_TYPES[spec.accelerator])
+    _add(domain, "name", domain_name(spec.vm_id))
+    _add(domain, "uuid", spec.vm_id)
+    if shown := _NOT_XML.sub(" ", title).strip():
+        _add(domain, "title", shown)
+    metadata = _add(domain, "metadata")
+    ET.SubElement(metadata, f"{{{NAMESPACE}}}vm", id=spec.vm_id)
+    _add(domain, "memory", str(spec.memory_mib), unit="MiB")
+    _add(domain, "vcpu", str(spec.cpus))
+    system = _add(domain, "os")
+    _add(system, "type", "hvm", arch="x86_64", machine="q35")
+    features = _add(domain, "features")
+    _add(features, "acpi")
+    _add(features, "apic")
+    _add_cpu(domain, spec.accelerator)
+    _add(domain, "clock", offset="utc")
+    _add(domain, "on_poweroff", "destroy")
+    _add(domain, "on_reboot", "restart")
+    _add(domain, "on_crash", "destroy")
+    devices = _add(domain, "devices")
+    for position, disk in enumerate(spec.disks, start=1):
+        _add_disk(devices, disk, position)
+    _add(devices, "controller", type="usb", model="none")
+    _add_console(devices, spec.console_path)
+    channel = _add(devices, "channel", type="unix")
+    _add(channel, "target", type="virtio", name=AGENT_CHANNEL)
+    _add(devices, "memballoon", model="none")
+    ET.register_namespace("cloudctl", NAMESPACE)
+    ET.indent(domain)
+    return ET.tostring(domain, encoding="unicode") + "\n"
+
+
+def read(document: str) -> DomainSpec:
+    """What libvirt says that a domain is. Raises ValueError for a document that is not such a domain's."""
+    domain = _parse(document)
+    types = {name: accelerator for accelerator, name in _DOMAIN_TYPES.items()}
+    accelerator = types.get(domain.get("type", ""))
+    if accelerator is None:
+        raise ValueError(f"a domain of type {domain.get('type')!r} is none of ours")
+    console = domain.find("devices/serial/source")
+    return DomainSpec(
+        vm_id=_text(domain, "uuid"),
+        accelerator=accelerator,
+        cpus=int(_text(domain, "vcpu")),
+        # The live document always speaks of KiB.
+        memory_mib=memory_mib(int(_text(domain, "memory")) * 1024),
+        disks=tuple(_read_disk(disk) for disk in domain.iterfind("devices/disk")),
+        console_path="" if console is None else console.get("path", ""),
+    )
+
+
+def differences(asked: DomainSpec, found: DomainSpec) -> tuple[str, ...]:
+    """Where a running domain is not the one that was asked for, in words; empty when it is."""
+    return tuple(
+        f"{field.name} is {getattr(found, field.name)!r} instead of {getattr(asked, field.name)!r}"
+        for field in fields(DomainSpec)
+        if getattr(asked, field.name) != getattr(found, field.name)
+    )
+
+
+def _add(parent: ET.Element, tag: str, text: str | None = None, **attributes: str) -> ET.Element:
+    child = ET.SubElement(parent, tag, attributes)
+    child.text = text
+    return child
+
+
+def _add_cpu(domain: ET.Element, accelerator: Accelerator) -> None:
+    cpu = _add(domain, "cpu", **_CPUS[accelerator])
+    if accelerator == "tcg":
+        _add(cpu, "model", "qemu64", fallback="forbid")
+
+
+def _add_disk(devices: ET.Element, spec: DiskSpec, position: int) -> None:
+    disk = _add(devices, "disk", type="file", device="disk")
+    _add(disk, "driver", type=spec.chain[0].format, **_DISK_DRIVER)
+    _add(disk, "source", file=spec.chain[0].path)
+    level = disk
+    for file in spec.chain[1:]:
+        level = _add(level, "backingStore", type="file")
+        _add(level, "format", type=file.format)
+        _add(level, "source", file=file.path)
+    _add(level, "backingStore")
+    _add(disk, "target", dev=spec.target, bus="virtio")
+    if spec.read_only:
+        _add(disk, "readonly")
+    _add(disk, "boot", order=str(position))
+
+
+def _add_console(devices: ET.Element, path: str) -> None:
+    """Through virtlogd, which bounds the file (``max_size``, ``max_backups``), so no guest fills the host's disk."""
+    serial = _add(devices, "serial", type="file")
+    _add(serial, "source", path=path, append="off")
+    _add(serial, "target", type="isa-serial", port="0")
+
+
+def _read_disk(disk: ET.Element) -> DiskSpec:
+    driver, target = disk.find("driver"), disk.find("target")
+    top = ChainFile(_source(disk), _attribute(driver, "type"))
+    return DiskSpec(
+        target=_attribute(target, "dev"),
+        chain=(top, *_read_backing(disk)),
+        read_only=disk.find("readonly") is not None,
+    )
+
+
+def _read_backing(level: ET.Element | None) -> Iterator[ChainFile]:
+    while level is not None and (level := level.find("backingStore")) is not None:
+        if level.find("source") is None:
+            return
+        yield ChainFile(_source(level), _attribute(level.find("format"), "type"))
+
+
+def _source(element: ET.Element) -> str:
+    return _attribute(element.find("source"), "file")
+
+
+def _attribute(element: ET.Element | None, name: str) -> str:
+    """Empty where it is missing: then the comparison shows it."""
+    return "" if element is None else element.get(name, "")
+
+
+def _text(domain: ET.Element, path: str) -> str:
+    text = domain.findtext(path)
+    if not text:
+        raise ValueError(f"the domain has no <{path}>")
+    return text
+
+
+def _parse(document: str) -> ET.Element:
+    if "<!DOCTYPE" in document or "<!ENTITY" in document:
+        raise ValueError("the document has a DTD")
+    try:
+        return ET.fromstring(document)  # noqa: S314  (libvirt's own words, and a DTD is refused above)
+    except ET.ParseError as error:
+        raise ValueError(f"the document is no XML: {error}") from error

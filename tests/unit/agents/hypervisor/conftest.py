@@ -1,0 +1,22 @@
+"""One embedded hypervisor for all tests here; each leaves no domain behind."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from agents.hypervisor.connection import Hypervisor
+from agents.hypervisor.guest import Guest
+from tests.unit.agents.hypervisor.embedded import embedded_hypervisor
+
+
+@pytest.fixture(scope="session")
+def _embedded() -> Iterator[Hypervisor]:
+    with embedded_hypervisor() as hypervisor:
+        yield hypervisor
+
+
+@pytest.fixture
+def hypervisor(_embedded: Hypervisor) -> Iterator[Hypervisor]:
+    yield _embedded
+    for guest in Guest.all(_embedded):
+        guest.force_off()
