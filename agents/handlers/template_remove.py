@@ -1,0 +1,41 @@
+"""Removes a template's file from a pool, and what unfinished downloads of it left there."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from agents.common.errors import CannotTell
+from agents.common.files import inside
+from agents.downloads.part import pool_errors
+from agents.downloads.parts import parts_of
+from agents.handlers.base import Context
+from agents.hypervisor.images import remove_image
+from agents.protocol.kinds import RemoveAnswer, RemoveEvidence, TemplateRemove
+
+
+class TemplateRemoveHandler:
+    """Removes the final name first: while that is in use, nothing is touched."""
+
+    def run(self, context: Context, payload: TemplateRemove) -> RemoveAnswer:
+        pool, files = _files(payload)
+        context.commit("template_remove.before_removal")
+        with pool_errors(pool):
+            removed = tuple(file.name for file in files if remove_image(file, pool))
+        context.step("template_remove.after_removal")
+        return RemoveAnswer(removed=removed)
+
+    def cancel(self, context: Context, payload: TemplateRemove) -> None:
+        """A removal is only repeated, never taken back."""
+
+    def probe(self, notes: Mapping[str, Any], payload: TemplateRemove) -> RemoveEvidence:
+        try:
+            _, files = _files(payload)
+            return RemoveEvidence(left=tuple(file.name for file in files if file.exists()))
+        except OSError as error:
+            raise CannotTell(f"The pool at {payload.pool_path} cannot be read: {error}.") from error
+
+
+def _files(payload: TemplateRemove) -> tuple[Path, list[Path]]:
+    """The pool; the template's final file, then the parts of it."""
+    pool = Path(payload.pool_path)
+    return pool, [inside(pool, payload.file_name), *parts_of(pool, payload.file_name)]
