@@ -26,11 +26,6 @@ def transport_options(url: str) -> dict[str, Any]:
     return {}
 
 
-def on_redis(url: str) -> bool:
-    """Whether the broker behind ``url`` is Redis, the only one for which prefetching can be switched off."""
-    return url.startswith(("redis", "rediss"))
-
-
 app = Celery("cloudctl")
 app.conf.update(
     broker_url=BROKER_URL,
@@ -48,8 +43,9 @@ app.conf.update(
     task_default_queue="control",
     task_create_missing_queues=False,  # a misspelt queue would silently make a list that nobody reads
     worker_cancel_long_running_tasks_on_connection_loss=False,  # Celery 6 changes the default
-    worker_disable_prefetch=on_redis(BROKER_URL),
-    worker_prefetch_multiplier=1,
+    # Measured with Celery 5.7 on Redis: a threads pool that may not prefetch takes 5 messages a second, since nothing
+    # wakes its event loop when a thread gets free. What a killed worker had prefetched is lost like any other message.
+    worker_prefetch_multiplier=32,
     worker_enable_remote_control=False,
     enable_utc=True,
     timezone="UTC",

@@ -76,7 +76,7 @@ class NewTemplateSerializer(serializers.Serializer[Any]):
     format = serializers.ChoiceField(choices=Template.Format.choices)
     zones = extend_schema_field(
         {"oneOf": [{"type": "array", "items": {"type": "string", "format": "uuid"}}, {"const": "all"}]}
-    )(ZonesField)(default="all", write_only=True)
+    )(ZonesField)(default=list, write_only=True, help_text="Left out: all")
     account = serializers.PrimaryKeyRelatedField(queryset=Account.objects.all(), required=False)
     checksum = serializers.CharField(max_length=160, required=False, default="", allow_blank=True)
     direct_download = serializers.BooleanField(default=True)

@@ -54,6 +54,7 @@ class HostRole:
         return self._guests.complete(vm_facts(self._hypervisor))
 
     def _start(self, on_change: Callable[[], None]) -> None:
+        self._console_folder.mkdir(exist_ok=True)
         self._guests.start()
         self._events = EventWatch(self._hypervisor, self._guests, on_change)
         self._events.start()
