@@ -97,18 +97,24 @@ def _made_before(context: Context, payload: VolumeCreate, final: Path) -> Volume
 
 def _check_backing(pool: Path, backing: ImageFile, virtual_size_bytes: int) -> None:
     path = Path(backing.path)
-    if image_path(str(pool), path.name) != path:
+    if path.parent != pool:
         raise _bad_backing(path, f"it is not directly in the pool {pool}")
     if path.is_symlink() or not path.is_file():
         raise _bad_backing(path, "there is no such file")
-    size = path.stat().st_size
-    if backing.format == "qcow2":
-        header = read_qcow2_header(path)
-        if header.backing_file is not None or header.data_file:
-            raise _bad_backing(path, "it depends on another file itself")
-        size = header.virtual_size_bytes
+    size = path.stat().st_size if backing.format == "raw" else _size_of_single(path)
     if size > virtual_size_bytes:
         raise _bad_backing(path, f"its guest would see {size} bytes, the volume has {virtual_size_bytes}")
+
+
+def _size_of_single(path: Path) -> int:
+    """What a guest sees of a qcow2 file that needs no other one."""
+    try:
+        header = read_qcow2_header(path)
+    except CommandError as error:
+        raise _bad_backing(path, error.problem.cause) from error
+    if header.backing_file is not None or header.data_file:
+        raise _bad_backing(path, "it depends on another file itself")
+    return header.virtual_size_bytes
 
 
 def _verify(context: Context, payload: VolumeCreate, made: Path) -> None:
