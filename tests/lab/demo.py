@@ -22,7 +22,7 @@ _CONSOLE_LINES = 12
 _MIRROR_RATE = 4 * MIB
 _PING_SECONDS = 2.0
 
-console = Console(highlight=False)
+console = Console(highlight=False, soft_wrap=True)
 
 
 class NotDoneError(Exception):
@@ -59,9 +59,9 @@ def tell(lab: Lab) -> None:
     wait_guest(client, vm)
     show_console(lab)
     server = lab.servers[0]
-    console.print(f"\nAdmin site: [bold]{server.url}/admin/[/bold]", soft_wrap=True)
-    console.print(f"  user {lab.made['admin_user']}, password {lab.made['admin_password']}", soft_wrap=True)
-    console.print(f"API: {server.url}/api/docs/, header `Authorization: Token {lab.made['token']}`", soft_wrap=True)
+    console.print(f"\nAdmin site: [bold]{server.url}/admin/[/bold]")
+    console.print(f"  user {lab.made['admin_user']}, password {lab.made['admin_password']}")
+    console.print(f"API: {server.url}/api/docs/, header `Authorization: Token {lab.made['token']}`")
 
 
 def register(client: Client, lab: Lab) -> dict[str, Any]:

@@ -209,10 +209,15 @@ class Lab:
         token = self.dir / "join-token"
         token.touch(0o600)
         token.write_text(self.made["join_token"])
-        _together([partial(self._start_agent, host, token) for host in self.hosts])
+        _together([partial(self._join, host, token) for host in self.hosts])
         self._make_pools()
         for host in self.hosts:
+            self._start_agent(host)
+        for host in self.hosts:
             self.wait_host(host.name)
+        for pool in self.pools:
+            # Until a host has told what it sees there, nothing can be put on it.
+            self.client.wait(f"storage-pools/{pool['id']}/", lambda row: row["capacity_bytes"], _UP_SECONDS)
 
     def stop(self) -> None:
         """Stops what works first and what it works with after it; then ends every guest."""
@@ -300,12 +305,14 @@ class Lab:
             if value is not None:
                 client.put(f"settings/{name}/", {"value": value})
 
-    def _start_agent(self, host: Host, token: Path) -> None:
+    def _join(self, host: Host, token: Path) -> None:
         host.crash_dir.mkdir()
         join = ["join", "--server", self.servers[0].url, "--token-file", str(token), "--name", host.name]
         join += ["--role", "host", "--libvirt-uri", host.hypervisor.uri, "--state-dir", str(host.state_dir)]
         joined = self.supervisor.run(f"join-{host.name}", [*_PYTHON, "agents", *join], {})
         host.id = json.loads(joined.splitlines()[-1])["id"]
+
+    def _start_agent(self, host: Host) -> None:
         env = {"CLOUDCTL_CRASH_DIR": str(host.crash_dir)}
         self.supervisor.start(Part(host.part, [*_PYTHON, "agents", "run", "--state-dir", str(host.state_dir)], env))
 
