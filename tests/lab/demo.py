@@ -10,8 +10,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from tests.lab.client import SETTLED, Client
-from tests.lab.lab import TEMPLATE, Lab
+from tests.lab.client import SETTLED, ApiError, Client
+from tests.lab.lab import KEEP, TEMPLATE, Lab
 from tests.lab.waiting import poll
 
 MIB = 1024**2
@@ -42,8 +42,10 @@ def main() -> int:
         console.print(f"All of it answers after {time.monotonic() - started:.0f} s.")
         try:
             tell(lab)
-        except (NotDoneError, TimeoutError) as error:
-            console.print(f"[red]{error}[/red]\nThe logs were in {lab.log_dir}; set CLOUDCTL_KEEP_LAB=1 to keep them.")
+        except (ApiError, NotDoneError, TimeoutError) as error:
+            console.print(
+                f"{error}\nThe logs are in {lab.log_dir}; set {KEEP}=1 to keep them when this ends.", style="red"
+            )
             return 1
         if not leave:
             console.print("Ctrl-C stops it all.")
@@ -122,8 +124,9 @@ def watch(client: Client, template: str, operation: str) -> dict[str, Any]:
 
         def look() -> dict[str, Any] | None:
             row: dict[str, Any] = client.get(f"operations/{operation}/")
-            for placement in client.list(f"templates/{template}/placements/", kind="pool"):
-                bars.update(download, completed=placement["percent"], note=_rate(placement["progress"] or {}))
+            for placement in client.list(f"templates/{template}/placements/"):
+                if placement["kind"] == "pool":
+                    bars.update(download, completed=placement["percent"], note=_rate(placement["progress"] or {}))
             bars.update(deployment, completed=row["percent"], note=row["step"] or row["state"])
             return row if row["state"] in SETTLED else None
 
