@@ -1,6 +1,7 @@
 """What may be asked for: to submit, cancel, reconcile and settle. All rows of a request in one transaction."""
 
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -14,10 +15,10 @@ from core_app.errors import Busy, WrongState
 from core_app.references import reference
 from core_app.transitions import transition
 from operations_app import dispatch, registry
-from operations_app.models import Command, Operation, Reservation, Waiter
-from operations_app.reconciliation import ASKABLE, ask
+from operations_app.models import Command, Operation, Reservation
+from operations_app.reconciliation import ASKABLE, ask, may_ask
 from operations_app.rules import OPERATION_FINAL
-from operations_app.workflow import advance, may_cancel
+from operations_app.workflow import advance, locked, may_cancel, stop_waiting
 
 Resource = tuple[str, UUID]
 
@@ -37,31 +38,37 @@ def submit(  # noqa: PLR0913  (who asks for what, about what, holding what)
     what is needed; then nothing of it was written.
     """
     named = reference(target)
-    operation = Operation.objects.create(
-        kind=kind,
-        target_type=named["type"],
-        target_id=target.pk,
-        target_name=named["name"],
-        account_id=getattr(target, "account_id", None),
-        requested_by=user,
-        data=data or {},
-    )
-    reserve(operation, exclusive=exclusive, shared=shared)
-    events.record("operation.created", operation, f"{kind} {named['name']}")
-    advance(operation.pk)
+    with transaction.atomic():
+        operation = Operation.objects.create(
+            kind=kind,
+            target_type=named["type"],
+            target_id=target.pk,
+            target_name=named["name"],
+            account_id=getattr(target, "account_id", None),
+            requested_by=user,
+            data=data or {},
+        )
+        reserve(operation, exclusive=exclusive, shared=shared)
+        events.record("operation.created", operation, str(operation))
+        advance(operation.pk)
     operation.refresh_from_db()
     return operation
 
 
 def reserve(operation: Operation, *, exclusive: Iterable[Resource] = (), shared: Iterable[Resource] = ()) -> None:
-    """Take all or none. Raises Busy, naming the holder."""
-    wanted = dict.fromkeys(exclusive, True)
-    wanted |= {resource: False for resource in shared if resource not in wanted}
+    """Take all or none; what the operation has already it keeps as it is. Raises Busy, naming the holder.
+
+    Raises LookupError for a shared reservation of a type that is not registered as lockable: nothing would keep it
+    apart from an exclusive one that is taken at the same moment.
+    """
+    wanted = dict.fromkeys(shared, False) | dict.fromkeys(exclusive, True)
     _lock(wanted)
+    for resource in operation.reservations.all():
+        wanted.pop((resource.resource_type, resource.resource_id), None)
     for (resource_type, resource_id), is_exclusive in sorted(wanted.items()):
         held = Reservation.objects.filter(resource_type=resource_type, resource_id=resource_id)
         blocking = held if is_exclusive else held.filter(exclusive=True)
-        holder = blocking.exclude(operation=operation).select_related("operation").first()
+        holder = blocking.select_related("operation").first()
         if holder:
             raise _busy(holder.operation)
     try:
@@ -79,10 +86,13 @@ def reserve(operation: Operation, *, exclusive: Iterable[Resource] = (), shared:
 def _lock(wanted: dict[Resource, bool]) -> None:
     """Lock the rows in the order of type and id, so that two requests never wait for each other."""
     for resource_type in sorted({kind for kind, _ in wanted}):
+        ids = [pk for kind, pk in wanted if kind == resource_type]
         model = registry.lockable_model(resource_type)
         if model is not None:
-            ids = [pk for kind, pk in wanted if kind == resource_type]
-            list(model._base_manager.select_for_update().filter(pk__in=ids).order_by("pk").values_list("pk"))
+            rows = model._base_manager.select_for_update(no_key=True).filter(pk__in=ids).order_by("pk")
+            list(rows.values_list("pk"))
+        elif not all(wanted[resource_type, pk] for pk in ids):
+            raise LookupError(f"{resource_type} is not registered as lockable, so it cannot be shared")
 
 
 def _busy(holder: Operation | None) -> Busy:
@@ -97,7 +107,7 @@ def _busy(holder: Operation | None) -> Busy:
 def cancel(operation_id: UUID) -> Operation:
     """Ask an operation to go back. Raises WrongState when it has ended, goes back already, or it is too late."""
     with transaction.atomic():
-        operation = Operation.objects.select_for_update().get(pk=operation_id)
+        operation = locked(operation_id)
         if not may_cancel(operation):
             raise WrongState(
                 _why_no_cancel(operation),
@@ -108,10 +118,13 @@ def cancel(operation_id: UUID) -> Operation:
         operation.cancel_requested_at = timezone.now()
         operation.save(update_fields=["cancel_requested_at"])
         events.record("operation.cancel_requested", operation)
-        for command in operation.commands.filter(round=operation.round).exclude(state__in=COMMAND_FINAL):
+        in_round = operation.commands.filter(round=operation.round).select_related("agent")
+        for command in in_round.exclude(state__in=COMMAND_FINAL).order_by("pk"):
             request_cancel(command)
-        _stop_waiting(operation)
-    advance(operation_id)
+        awaited_id = stop_waiting(operation)
+        if awaited_id:
+            transaction.on_commit(partial(cancel_if_unwanted, awaited_id), robust=True)
+        advance(operation_id)
     operation.refresh_from_db()
     return operation
 
@@ -134,37 +147,49 @@ def request_cancel(command: Command) -> None:
     ):
         return
     Command.objects.filter(pk=command.pk, cancel_requested_at=None).update(cancel_requested_at=now)
-    transaction.on_commit(lambda: dispatch.send_cancel(command), robust=True)
+    transaction.on_commit(partial(dispatch.send_cancel, command), robust=True)
 
 
-def _stop_waiting(operation: Operation) -> None:
-    """Leave the queue for shared work; the shared work itself ends when nobody waits for it any more."""
-    waiter = Waiter.objects.filter(operation=operation).first()
-    if waiter is None:
-        return
-    awaited_id = waiter.awaited_id
-    waiter.delete()
-    Operation.objects.filter(pk=operation.pk).update(sent_position=operation.position - 1)
-    transaction.on_commit(lambda: cancel_if_unwanted(awaited_id), robust=True)
+def cancel_waiting(command: Command) -> None:
+    """Cancel a command that was not started in time; its operation goes back and says why."""
+    Command.objects.filter(pk=command.pk, error=None).update(
+        error={
+            "code": "not_started_in_time",
+            "cause": f"{command.agent} did not start {command.kind} in time.",
+            "consequence": "It was taken back.",
+            "remedy": "Look whether the host is up and what it is busy with; then ask again.",
+            "elsewhere": True,
+        }
+    )
+    with transaction.atomic():
+        locked(command.operation_id)
+        request_cancel(command)
+        advance(command.operation_id)
 
 
 def cancel_if_unwanted(operation_id: UUID) -> None:
     """Cancel shared work that was begun for waiters and has none left."""
     with transaction.atomic():
-        operation = Operation.objects.select_for_update().get(pk=operation_id)
-        unwanted = not operation.waiters.exists() and operation.data.get("for_waiters") and may_cancel(operation)
-    if unwanted:
-        cancel(operation_id)
+        operation = locked(operation_id)
+        if operation.data.get("for_waiters") and may_cancel(operation) and not operation.waiters.exists():
+            cancel(operation_id)
 
 
 def reconcile_now(command_id: UUID) -> Command:
-    """Ask for evidence about a command at once. Raises WrongState when its outcome is not in doubt."""
-    command = Command.objects.select_related("agent").get(pk=command_id)
+    """Ask for evidence about a command at once. Raises WrongState: its outcome is not in doubt, or its host is away."""
+    command = Command.objects.select_related("agent", "operation").get(pk=command_id)
     if command.state not in ASKABLE:
         raise WrongState(
             f"The command is {command.state}.",
             "There is nothing to reconcile.",
             "Reconcile commands whose outcome is in doubt: " + ", ".join(sorted(ASKABLE)) + ".",
+            operation=command.operation_id,
+        )
+    if not may_ask(command.agent):
+        raise WrongState(
+            f"{command.agent} is {'ahead of the database' if command.agent.ahead else command.agent.state}.",
+            "It cannot be asked; nothing was changed.",
+            "Bring it up: it is asked as soon as it says hello.",
             operation=command.operation_id,
         )
     ask(command)

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from celery import current_app as app
 from django.db import transaction
-from django.db.models import F, Q
+from django.db.models import F, Q, QuerySet
 from django.utils import timezone
 from kombu import Exchange, Queue
 from kombu.exceptions import OperationalError
@@ -21,6 +21,7 @@ from operations_app.models import Attempt, Command, Operation
 
 logger = logging.getLogger("cloudctl.dispatch")
 
+BATCH = 1000
 REMOVING_KINDS = ("volume.remove", "template.remove")
 
 
@@ -38,18 +39,28 @@ def publish_after_commit(command_ids: Sequence[UUID]) -> None:
 
 def publish(command_ids: Iterable[UUID]) -> None:
     """Send what may be sent now: to agents that are up; where deleting is suspended, nothing that deletes by itself."""
-    commands = Command.objects.filter(_sendable(), pk__in=list(command_ids)).select_related("agent").order_by("seq")
-    for command in commands:
+    _publish_all(Command.objects.filter(pk__in=list(command_ids)))
+
+
+def publish_waiting() -> None:
+    """Send the oldest of what was never sent and may be."""
+    _publish_all(Command.objects.filter(state=CommandState.CREATED))
+
+
+def _publish_all(commands: QuerySet[Command]) -> None:
+    for command in commands.filter(_sendable()).select_related("agent").order_by("seq")[:BATCH]:
         if _mark_sent(command) and not _send(command):
             return
 
 
 def _sendable() -> Q:
+    """What is to be cancelled is not sent again: its agent refuses it, and that is the answer to the cancel."""
     deletes_by_itself = Q(
         agent__zone__deletions_suspended=True, kind__in=REMOVING_KINDS, direction=Operation.Direction.UNDO
     )
     open_states = [CommandState.CREATED, CommandState.SENT]
-    return Q(agent__state=Agent.State.UP, agent__ahead=False, state__in=open_states) & ~deletes_by_itself
+    wanted = Q(state__in=open_states, cancel_requested_at=None)
+    return wanted & Q(agent__state=Agent.State.UP, agent__ahead=False) & ~deletes_by_itself
 
 
 def _mark_sent(command: Command) -> bool:
@@ -89,7 +100,7 @@ def send_control(agent: Agent, name: str, message: Data, about: str = "") -> boo
     return _publish(f"agents.control.{name}", message, control_queue(str(agent.pk)), about or str(agent.pk))
 
 
-def send_cancel(command: Command) -> None:
+def send_cancel(command: Command) -> bool:
     """Ask the agent to stop a command; it also refuses the command if it comes later."""
     message = Cancel(
         epoch=command.agent.epoch,
@@ -98,10 +109,10 @@ def send_cancel(command: Command) -> None:
         kind=command.kind,
         seq=command.seq,
     )
-    send_control(command.agent, "cancel", message, str(command.pk))
+    return send_control(command.agent, "cancel", message, str(command.pk))
 
 
-def send_probe(command: Command) -> None:
+def send_probe(command: Command) -> bool:
     """Ask the agent what is true about a command."""
     message = Probe(
         epoch=command.agent.epoch,
@@ -112,20 +123,24 @@ def send_probe(command: Command) -> None:
         seq=command.seq,
         payload=command.payload,
     )
-    send_control(command.agent, "probe", message, str(command.pk))
+    return send_control(command.agent, "probe", message, str(command.pk))
 
 
 def _publish(task: str, message: Data, queue: str, about: str) -> bool:
     try:
-        app.send_task(
-            task,
-            kwargs={"message": message.model_dump(mode="json")},
-            queue=_queue(queue),  # type: ignore[arg-type]  # the stubs know names only
-            argsrepr=about,
-            kwargsrepr="",
-            retry=False,
-            ignore_result=True,
-        )
+        with app.producer_or_acquire() as producer:
+            # Left to itself it would try for seconds to connect.
+            producer.connection.ensure_connection(max_retries=0)
+            app.send_task(
+                task,
+                kwargs={"message": message.model_dump(mode="json")},
+                queue=_queue(queue),  # type: ignore[arg-type]  # the stubs know names only
+                argsrepr=about,
+                kwargsrepr="",
+                retry=False,
+                ignore_result=True,
+                producer=producer,
+            )
     except OperationalError as error:
         logger.warning("dispatch.unreachable", extra={"fields": {"task": task, "about": about, "error": str(error)}})
         return False

@@ -10,7 +10,7 @@ from django.db import models
 from agents.protocol.kinds import Data
 from agents.protocol.messages import Ping
 from infra_app.models import Agent
-from operations_app.rules import Verdict
+from operations_app.rules import Judgement, Verdict
 
 if TYPE_CHECKING:
     from operations_app.workflow import Workflow
@@ -54,9 +54,14 @@ def workflow_of(kind: str) -> Workflow:
     return _workflows[kind]
 
 
+def knows(kind: str) -> bool:
+    """Whether this version has the workflow of the kind; rows of earlier versions may have others."""
+    return kind in _workflows
+
+
 def step_names(kind: str) -> list[str]:
-    """Names of a kind's steps; none for a kind that this version does not know any more."""
-    return [step.name for step in _workflows[kind].steps] if kind in _workflows else []
+    """Names of a kind's steps; none for a kind that this version does not know."""
+    return [step.name for step in _workflows[kind].steps] if knows(kind) else []
 
 
 def workflow_kinds() -> list[str]:
@@ -69,7 +74,8 @@ def lockable_model(resource_type: str) -> type[models.Model] | None:
 
 def judge(kind: str, payload: Mapping[str, Any], evidence: Data) -> Verdict:
     """The verdict of the kind's rule over evidence that is already known to be fresh."""
-    return _verdicts[kind](payload, evidence)
+    rule = _verdicts.get(kind)
+    return rule(payload, evidence) if rule else Verdict(Judgement.RETRY, f"no rule judges evidence about {kind}")
 
 
 def judged_kinds() -> frozenset[str]:

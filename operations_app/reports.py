@@ -4,7 +4,8 @@ An entry that comes by ping counts as one that comes by report. Applying anythin
 """
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -21,8 +22,8 @@ from infra_app import actions as infra
 from infra_app.models import Agent, StoragePool
 from operations_app import dispatch, reconciliation, registry
 from operations_app.models import Command, Operation
-from operations_app.rules import OperationState, Reading, read_entry
-from operations_app.workflow import advance
+from operations_app.rules import OperationState, Reading, add_up, read_entry
+from operations_app.workflow import advance, locked
 
 logger = logging.getLogger("cloudctl.reports")
 
@@ -35,19 +36,25 @@ _ON_AGENT = (CommandState.QUEUED, CommandState.STARTED, CommandState.PROCESSING)
 
 def hello(message: Hello) -> None:
     """An agent has started: take its epoch, tell it what it must know, settle what its death left open."""
+    begun = timezone.now()
     answer = infra.record_hello(message)
-    agent = Agent.objects.select_related("zone").get(pk=message.agent_id)
+    agent = Agent.objects.select_related("zone").filter(pk=message.agent_id).first()
+    if agent is None:
+        _refuse_unknown(message, answer.reason)
+        return
     dispatch.send_control(agent, "welcome", _welcome(agent, message, answer.accepted, answer.reason))
     if not answer.accepted:
         return
-    _notice_ahead(agent, message.entries)
-    _apply_all(agent, message.entries)
-    listed = {entry.command_id for entry in message.entries}
-    for command in _open_commands(agent):
-        if str(command.pk) not in listed and command.state in _ON_AGENT:
+    _take_entries(agent, message.entries)
+    listed = _listed(message.entries)
+    missing = [command for command in _open_commands(agent) if (command.pk, command.attempt) not in listed]
+    for command in missing:
+        if command.state in _ON_AGENT:
             _interrupt(command, "the agent started again and its journal does not have the command")
-    dispatch.publish(agent.commands.filter(state__in=_NOT_HEARD_OF).exclude(pk__in=listed).values_list("pk", flat=True))
-    reconciliation.ask_all(agent.commands.filter(state__in=reconciliation.ASKABLE | {CommandState.RECONCILING}))
+    dispatch.publish([command.pk for command in missing if command.state in _NOT_HEARD_OF])
+    # A question to the agent's earlier life has no answer; the others are in doubt since before.
+    reconciliation.ask_all(reconciliation.open_questions().filter(agent=agent, probed_at__lt=begun))
+    reconciliation.ask_all(reconciliation.askable().filter(agent=agent))
     _resend_cancels(agent)
     _acknowledge(agent, message.entries)
 
@@ -57,12 +64,11 @@ def ping(message: Ping) -> None:
     if not infra.record_ping(message):
         return
     agent = Agent.objects.select_related("zone").get(pk=message.agent_id)
-    _notice_ahead(agent, message.entries)
     _notice_corrupt(agent, message.corrupt_journals)
-    _apply_all(agent, message.entries, message.facts_begun)
-    _find_lost(agent, {entry.command_id for entry in message.entries})
+    _take_entries(agent, message.entries, message.facts_begun)
+    _find_lost(agent, _listed(message.entries))
     for consume in registry.ping_consumers:
-        consume(agent, message)
+        _consume(consume, agent, message)
     _resend_cancels(agent)
     _acknowledge(agent, message.entries)
     dispatch.send_control(agent, "configure", _configuration(agent))
@@ -76,6 +82,26 @@ def reports(message: Reports) -> None:
     if stale and message.epoch == agent.epoch:
         dispatch.publish(stale)
     _acknowledge(agent, message.entries)
+
+
+def _consume(consume: registry.PingConsumer, agent: Agent, message: Ping) -> None:
+    """One consumer's trouble stops neither the others nor the acknowledgements."""
+    try:
+        consume(agent, message)
+    except Exception:
+        logger.exception("ping.not_consumed", extra={"fields": {"agent": str(agent.pk), "consumer": str(consume)}})
+
+
+def _refuse_unknown(message: Hello, reason: str) -> None:
+    refusal = Welcome(
+        accepted=False,
+        reason=reason,
+        epoch=message.epoch,
+        epoch_floor=0,
+        floor=0,
+        ping_interval_seconds=settings_rows.get("ping.interval"),
+    )
+    dispatch.send_control(Agent(pk=UUID(message.agent_id)), "welcome", refusal)
 
 
 def _welcome(agent: Agent, message: Hello, accepted: bool, reason: str) -> Welcome:
@@ -106,13 +132,45 @@ def _pools(agent: Agent) -> tuple[PoolInfo, ...]:
 # --- one entry -----------------------------------------------------------------------------------------------------
 
 
+def _take_entries(agent: Agent, entries: Sequence[JournalEntry], facts_begun: int = 0) -> None:
+    """All that an agent has in its journal, so that also what it should not have is seen."""
+    _notice_ahead(agent, entries)
+    _apply_all(agent, entries, facts_begun)
+
+
 def _apply_all(agent: Agent, entries: Iterable[JournalEntry], facts_begun: int = 0) -> None:
     """One entry's trouble never stops the others."""
-    for entry in entries:
+    for entry in _news(agent, entries):
         try:
             apply_entry(agent, entry, facts_begun)
-        except Exception:
+        except Exception as error:
             logger.exception("report.failed", extra={"fields": {"command": entry.command_id}})
+            text = f"what {agent} says of command {entry.command_id} cannot be applied: {type(error).__name__}"
+            events.alarm_once("command.report_failed", agent, text)
+
+
+def _news(agent: Agent, entries: Iterable[JournalEntry]) -> list[JournalEntry]:
+    """Entries that change something. Most of a ping's change nothing, and so cost no transaction."""
+    by_id = _by_id(entries)
+    fields = ("pk", "state", "attempt", "outcome", "progress")
+    known = Command.objects.filter(agent=agent, pk__in=by_id).order_by("seq").values(*fields)
+    return [by_id[row["pk"]] for row in known if _is_news(row, by_id[row["pk"]])]
+
+
+def _is_news(row: Mapping[str, Any], entry: JournalEntry) -> bool:
+    reading = read_entry(row["state"], row["attempt"], entry.state, entry.attempt, row["outcome"])
+    if reading is Reading.PROGRESS:
+        return entry.progress is not None and entry.progress.model_dump() != row["progress"]
+    return reading is not Reading.OLD
+
+
+def _by_id(entries: Iterable[JournalEntry]) -> dict[UUID, JournalEntry]:
+    """Without those whose ids cannot be ours."""
+    by_id = {}
+    for entry in entries:
+        with suppress(ValueError):
+            by_id[UUID(entry.command_id)] = entry
+    return by_id
 
 
 def apply_entry(agent: Agent, entry: JournalEntry, facts_begun: int = 0) -> None:
@@ -121,9 +179,10 @@ def apply_entry(agent: Agent, entry: JournalEntry, facts_begun: int = 0) -> None
     if found is None:
         return
     with transaction.atomic():
-        Operation.objects.select_for_update().get(pk=found)
+        operation = locked(found)
         command = Command.objects.select_related("agent").get(pk=entry.command_id)
-        reading = read_entry(command.state, command.attempt, entry.state, entry.attempt)
+        command.operation = operation
+        reading = read_entry(command.state, command.attempt, entry.state, entry.attempt, command.outcome)
         command.facts_begun = facts_begun
         _READERS[reading](command, entry)
         if command.state in COMMAND_FINAL and reading is Reading.MOVE:
@@ -138,7 +197,7 @@ def _move(command: Command, entry: JournalEntry) -> None:
     if entry.state in (AgentState.STARTED, AgentState.PROCESSING) and command.deadline_at is None:
         sets |= {"started_at": command.started_at or now, "deadline_at": now + _deadline_of(command.kind)}
     if entry.state in AGENT_FINAL:
-        sets |= {"finished_at": now, "answer": entry.answer, "error": _problem(entry)}
+        sets |= {"finished_at": now, "answer": entry.answer, "error": _problem(command, entry)}
         sets |= {"facts_begun": command.facts_begun}
     level = "warning" if entry.state in (AgentState.FAILED, AgentState.INTERRUPTED) else "info"
     message = entry.problem.cause if entry.problem else ""
@@ -156,19 +215,20 @@ def _progress(command: Command, entry: JournalEntry) -> None:
 
 
 def _show_progress(command: Command, entry: JournalEntry) -> None:
+    """On the command, and with that of the others of its round on the operation."""
     operation = command.operation
     if operation.state == OperationState.PENDING:
         transition(operation, OperationState.RUNNING, event="operation.running", sets={"started_at": timezone.now()})
     if entry.progress is None:
         return
-    shown = entry.progress.model_dump()
-    Command.objects.filter(pk=command.pk).update(progress=shown)
+    Command.objects.filter(pk=command.pk).update(progress=entry.progress.model_dump())
+    of_round = operation.commands.filter(round=operation.round).order_by("seq").values_list("progress", "state")
+    shown = add_up((progress, state in COMMAND_FINAL) for progress, state in of_round)
     Operation.objects.filter(pk=operation.pk).update(progress=shown)
 
 
-def _old(command: Command, entry: JournalEntry) -> None:
-    if command.state not in COMMAND_FINAL:
-        Command.objects.filter(pk=command.pk).update(seen_at=timezone.now())
+def _old(_command: Command, _entry: JournalEntry) -> None:
+    """A duplicate, or one that was overtaken."""
 
 
 def _disagrees(command: Command, entry: JournalEntry) -> None:
@@ -190,8 +250,11 @@ _READERS = {
 }
 
 
-def _problem(entry: JournalEntry) -> dict[str, Any] | None:
-    return entry.problem.model_dump() if entry.problem else None
+def _problem(command: Command, entry: JournalEntry) -> dict[str, Any] | None:
+    """What the agent says; of a command that was taken back, why it was."""
+    if entry.state == AgentState.COMPLETED:
+        return None
+    return entry.problem.model_dump() if entry.problem else command.error
 
 
 def _deadline_of(kind: str) -> timedelta:
@@ -203,13 +266,18 @@ def _deadline_of(kind: str) -> timedelta:
 
 
 def _open_commands(agent: Agent) -> list[Command]:
-    return list(agent.commands.filter(state__in=COMMAND_OPEN).select_related("agent"))
+    return list(agent.commands.filter(state__in=COMMAND_OPEN).defer("payload", "sealed").order_by("seq"))
 
 
-def _find_lost(agent: Agent, listed: set[str]) -> None:
+def _listed(entries: Iterable[JournalEntry]) -> set[tuple[UUID, int]]:
+    """What the journal has. With an earlier attempt only, it has the command and yet not what was sent."""
+    return {(pk, entry.attempt) for pk, entry in _by_id(entries).items()}
+
+
+def _find_lost(agent: Agent, listed: set[tuple[UUID, int]]) -> None:
     """Commands that should be there and are not: sent again if never begun, in doubt if they were."""
     long_ago = timezone.now() - timedelta(seconds=max(2.0, settings_rows.get("ping.interval")))
-    missing = [command for command in _open_commands(agent) if str(command.pk) not in listed]
+    missing = [command for command in _open_commands(agent) if (command.pk, command.attempt) not in listed]
     again = [command.pk for command in missing if _is_to_be_sent(command, long_ago)]
     for command in missing:
         if command.state in _ON_AGENT and _before(command.seen_at, long_ago):
@@ -242,9 +310,10 @@ def _resend_cancels(agent: Agent) -> None:
 
 def _acknowledge(agent: Agent, entries: Iterable[JournalEntry]) -> None:
     """Only ids that the database has, and only when they are final here."""
-    ids = [entry.command_id for entry in entries]
-    final = Command.objects.filter(pk__in=ids, agent=agent, state__in=COMMAND_FINAL).values_list("pk", flat=True)
-    message = Acknowledge(epoch=agent.epoch, command_ids=tuple(str(pk) for pk in final), floor=_floor(agent))
+    final = Command.objects.filter(pk__in=_by_id(entries), agent=agent, state__in=COMMAND_FINAL)
+    message = Acknowledge(
+        epoch=agent.epoch, command_ids=tuple(str(pk) for pk in final.values_list("pk", flat=True)), floor=_floor(agent)
+    )
     dispatch.send_control(agent, "acknowledge", message)
 
 
@@ -264,15 +333,17 @@ def _floor(agent: Agent) -> int:
 
 
 def _notice_ahead(agent: Agent, entries: Iterable[JournalEntry]) -> None:
-    ids = [entry.command_id for entry in entries]
-    known = {str(pk) for pk in Command.objects.filter(pk__in=ids).values_list("pk", flat=True)}
-    unknown = [pk for pk in ids if pk not in known]
+    ids = Command.objects.filter(pk__in=_by_id(entries)).values_list("pk", flat=True)
+    known = {str(pk) for pk in ids}
+    unknown = [entry.command_id for entry in entries if entry.command_id not in known]
     if unknown:
         mark_ahead(agent, f"has a journal of command {unknown[0]}, which this database never issued")
 
 
 def mark_ahead(agent: Agent, text: str) -> None:
     """No commands to it, and no automatic deletion in its zone, until an operator adopts what exists."""
+    if agent.ahead:
+        return
     with transaction.atomic():
         if Agent.objects.filter(pk=agent.pk, ahead=False).update(ahead=True):
             type(agent.zone).objects.filter(pk=agent.zone_id).update(deletions_suspended=True)

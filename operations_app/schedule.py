@@ -15,6 +15,6 @@ def follow_setting(name: str, value: Any, **_signal: Any) -> None:
     interval, _ = IntervalSchedule.objects.get_or_create(
         every=max(1, round(float(value) * 1000)) * 1000, period=IntervalSchedule.MICROSECONDS
     )
-    row = PeriodicTask.objects.get(name=task)
-    row.interval = interval
-    row.save()  # its save() is what tells a running beat
+    for row in PeriodicTask.objects.filter(name=task):
+        row.interval = interval
+        row.save()  # its save() is what tells a running beat

@@ -1,31 +1,34 @@
 """What beat asks for: comparing what should be with what is. Harmless when run twice at once."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from typing import TypeVar
 
-from django.db.models import Case, F, Value, When
+from django.db.models import Case, F, Max, Value, When
 from django.utils import timezone
 
-from agents.protocol.states import COMMAND_OPEN, CommandState
+from agents.protocol.states import COMMAND_OPEN
 from core_app import settings_rows
+from core_app.clock import database_now
 from infra_app import actions as infra
-from infra_app.models import Agent
 from operations_app import actions, dispatch, reconciliation
-from operations_app.models import Command, ControlPulse, Operation, Waiter
+from operations_app.models import ControlPulse, Operation, Waiter
 from operations_app.rules import OPERATION_FINAL, OperationState
-from operations_app.workflow import advance, retry_round
+from operations_app.workflow import advance, retry_round, rounds_of_step
 
 logger = logging.getLogger("cloudctl.sweep")
 
 T = TypeVar("T")
+BATCH = 1000
+LONGEST_PAUSE = timedelta(hours=1)
+_GOING_ON = (OperationState.PENDING, OperationState.RUNNING)
 
 
 def watch() -> None:
     """Each ping interval: note that ``control`` is being consumed, and judge who has been silent since it is."""
     interval = timedelta(seconds=settings_rows.get("ping.interval"))
-    now = timezone.now()
+    now = database_now()
     resumed = Case(When(last_at__lt=now - 2 * interval, then=Value(now)), default=F("resumed_at"))
     if not ControlPulse.objects.filter(pk=1).update(resumed_at=resumed, last_at=now):
         ControlPulse.objects.get_or_create(pk=1, defaults={"last_at": now, "resumed_at": now})
@@ -37,55 +40,55 @@ def watch() -> None:
 
 def sweep() -> None:
     """Each reconcile interval: everything that a lost message, a dead worker or a restart may have left standing."""
-    for part in (_publish_waiting, _settle_waiters, _end_overdue, _reconcile, _retry):
+    for part in (dispatch.publish_waiting, _settle_waiters, _end_overdue, _reconcile, _go_on):
         try:
             part()
         except Exception:
             logger.exception("sweep.failed", extra={"fields": {"part": part.__name__}})
 
 
-def _publish_waiting() -> None:
-    waiting = Command.objects.filter(state=CommandState.CREATED, agent__state=Agent.State.UP).order_by("seq")
-    dispatch.publish(waiting.values_list("pk", flat=True)[:1000])
-
-
 def _settle_waiters() -> None:
-    over = Waiter.objects.filter(awaited__state__in=OPERATION_FINAL).values_list("operation_id", flat=True)
-    _each(advance, list(over[:1000]))
+    over = Waiter.objects.filter(awaited__state__in=OPERATION_FINAL)
+    _each(advance, over.values_list("operation_id", flat=True)[:BATCH])
     unwanted = Operation.objects.filter(
-        state__in=(OperationState.PENDING, OperationState.RUNNING),
-        data__for_waiters=True,
-        cancel_requested_at=None,
-        waiters=None,
+        state__in=_GOING_ON, data__for_waiters=True, cancel_requested_at=None, waiters=None
     )
-    _each(actions.cancel_if_unwanted, list(unwanted.values_list("pk", flat=True)[:1000]))
+    _each(actions.cancel_if_unwanted, unwanted.values_list("pk", flat=True)[:BATCH])
 
 
 def _end_overdue() -> None:
     now = timezone.now()
-    reconciliation.sweep_overdue(now)
-    _each(actions.request_cancel, list(reconciliation.overdue_in_queue(now)))
+    _each(reconciliation.time_out, reconciliation.overdue(now))
+    _each(actions.cancel_waiting, reconciliation.overdue_in_queue(now))
 
 
 def _reconcile() -> None:
     if not settings_rows.get("reconcile.commands.enabled"):
         return
-    reconciliation.sweep_unanswered(timezone.now())
-    reconciliation.ask_all(Command.objects.filter(state__in=reconciliation.ASKABLE).order_by("probed_at"))
+    _each(reconciliation.give_up_question, reconciliation.unanswered(timezone.now()))
+    reconciliation.ask_all(reconciliation.askable())
 
 
-def _retry() -> None:
-    stuck = Operation.objects.filter(state=OperationState.NEEDS_ATTENTION)
-    _each(retry_round, list(stuck.values_list("pk", flat=True)[:1000]))
-    still = Operation.objects.filter(state__in=(OperationState.PENDING, OperationState.RUNNING))
-    idle = still.exclude(commands__state__in=COMMAND_OPEN).filter(waits_for=None)
-    _each(advance, list(idle.values_list("pk", flat=True)[:1000]))
+def _go_on() -> None:
+    """Operations that nothing moves: what cannot be given up is sent again, what was left between two steps goes on."""
+    _each(_retry, Operation.objects.filter(state=OperationState.NEEDS_ATTENTION)[:BATCH])
+    idle = Operation.objects.filter(state__in=_GOING_ON, waits_for=None).exclude(commands__state__in=COMMAND_OPEN)
+    _each(advance, idle.values_list("pk", flat=True)[:BATCH])
 
 
-def _each(do: Callable[[T], object], items: list[T]) -> None:
+def _retry(operation: Operation) -> None:
+    """At once after the first failure, then at ever longer intervals, up to an hour."""
+    last = operation.commands.filter(round=operation.round).aggregate(last=Max("finished_at"))["last"]
+    interval = timedelta(seconds=settings_rows.get("reconcile.commands.interval"))
+    pause = min(interval * (rounds_of_step(operation) - 1), LONGEST_PAUSE)
+    if last is None or last + pause <= timezone.now():
+        retry_round(operation.pk)
+
+
+def _each(do: Callable[[T], object], rows: Iterable[T]) -> None:
     """One row's trouble never stops the round."""
-    for item in items:
+    for row in list(rows):
         try:
-            do(item)
+            do(row)
         except Exception:
-            logger.exception("sweep.row_failed", extra={"fields": {"row": str(item)}})
+            logger.exception("sweep.row_failed", extra={"fields": {"row": str(row)}})

@@ -5,16 +5,19 @@ is undone. Its position is data in the operation's row. :func:`advance` may be c
 it looks at what the rows say and takes the steps that can be taken, each in a transaction with the row locked.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 from uuid import UUID
 
 from django.db import transaction
+from django.db.models import Count
 from django.utils import timezone
 
 from agents.protocol.kinds import KINDS, Data
 from agents.protocol.states import COMMAND_FINAL, CommandState
+from core_app.errors import CloudctlError
 from core_app.sealing import seal_to_agent
 from core_app.transitions import transition
 from infra_app.actions import issue_seq
@@ -22,6 +25,8 @@ from infra_app.models import Agent
 from operations_app import dispatch, registry
 from operations_app.models import Attempt, Command, Operation, Waiter
 from operations_app.rules import OPERATION_FINAL, OperationState, Outcome
+
+logger = logging.getLogger("cloudctl.workflow")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +61,8 @@ class Step:
 
     name: ClassVar[str]
     forward_only: ClassVar[bool] = False
-    """From this step on nothing is undone: a failure is tried again and shown as needing attention."""
+    """From this step on nothing is undone: a failure is shown as needing attention, and what is not done is sent again
+    until it is."""
 
     def send(self, operation: Operation) -> Sequence[CommandSpec] | Wait:
         """What has to be done by agents; nothing: the step is over at once. May raise Refused."""
@@ -99,34 +105,58 @@ def may_cancel(operation: Operation) -> bool:
     """Whether a cancel would still have an effect."""
     if operation.state in OPERATION_FINAL or operation.undoing or operation.cancel_requested_at:
         return False
+    if not registry.knows(operation.kind):
+        return False
     return not _past_no_return(operation)
 
 
 def _past_no_return(operation: Operation) -> bool:
     steps = registry.workflow_of(operation.kind).steps
-    return any(step.forward_only for step in steps[: operation.sent_position + 1])
+    # What needs attention on its way forward is past it, also while nothing of its step is sent.
+    in_step = operation.sent_position == operation.position or operation.state == OperationState.NEEDS_ATTENTION
+    entered = operation.position + 1 if in_step else operation.position
+    return any(step.forward_only for step in steps[:entered])
+
+
+def locked(operation_id: UUID) -> Operation:
+    """The operation, locked until the transaction ends. Everything that moves it or its commands takes this lock first.
+
+    The lock lets rows that refer to the operation be written meanwhile: a waiter need not wait for what it waits for.
+    """
+    return Operation.objects.select_for_update(no_key=True).get(pk=operation_id)
 
 
 def advance(operation_id: UUID) -> None:
     """Take every step that can be taken now. Idempotent; safe to call from anywhere."""
     with transaction.atomic():
-        operation = Operation.objects.select_for_update().get(pk=operation_id)
-        while operation.state not in OPERATION_FINAL and _move(operation):
-            pass
+        _advance(locked(operation_id))
+
+
+def _advance(operation: Operation) -> None:
+    while operation.state not in OPERATION_FINAL and _move(operation):
+        pass
 
 
 def _move(operation: Operation) -> bool:
     """One move. False when there is something to wait for, or the operation has ended."""
     if operation.sent_position != operation.position:
         return _enter(operation)
-    commands = list(operation.commands.filter(round=operation.round, position=operation.position))
+    commands = _round_of(operation)
     if any(command.state not in COMMAND_FINAL for command in commands):
-        _show_attention(operation, any(command.state == CommandState.RECONCILE_FAILED for command in commands))
+        if any(command.state == CommandState.RECONCILE_FAILED for command in commands):
+            _call_for_attention(operation, "It is not known what became of a command.")
         return False
-    if Waiter.objects.filter(operation=operation).exists():
-        return _leave_wait(operation)
-    failures = [command for command in commands if not is_done(command)]
-    return _leave_failed(operation, failures) if failures else _leave_done(operation, commands)
+    waiter = Waiter.objects.select_related("awaited").filter(operation=operation).first()
+    if waiter:
+        return _leave_wait(operation, waiter)
+    try:
+        return (_leave_done if all(map(is_done, commands)) else _leave_failed)(operation, commands)
+    except Refused as refusal:
+        return _refuse(operation, refusal.problem)
+
+
+def _round_of(operation: Operation) -> list[Command]:
+    return list(operation.commands.filter(round=operation.round).select_related("agent").order_by("created_at", "pk"))
 
 
 # --- entering ------------------------------------------------------------------------------------------------------
@@ -144,7 +174,11 @@ def _enter(operation: Operation) -> bool:
     try:
         wanted = step.send(operation)
     except Refused as refusal:
-        return _refuse(operation, refusal)
+        return _refuse(operation, refusal.problem)
+    except CloudctlError as error:
+        if operation.round == 0:
+            raise  # whoever asks is still there to be told
+        return _refuse(operation, _problem_of(error))
     if isinstance(wanted, Wait):
         Waiter.objects.create(operation=operation, awaited=wanted.awaited)
         transition(operation, OperationState.RUNNING, event="operation.running", sets={"started_at": timezone.now()})
@@ -161,8 +195,11 @@ def _enter_undo(operation: Operation, step: Step | None) -> bool:
 
 def _send_round(operation: Operation, specs: Sequence[CommandSpec]) -> None:
     operation.round += 1
-    operation.save(update_fields=["round", "position", "sent_position", "direction", "data", "result", "error"])
-    dispatch.publish_after_commit([_create_command(operation, spec).pk for spec in specs])
+    operation.progress = {}
+    operation.save(update_fields=["round", "sent_position", "data", "result", "error", "progress"])
+    # Each command takes its agent's next number: in one order, or two operations could wait for each other for ever.
+    by_agent = sorted(specs, key=lambda spec: str(spec.agent_id))
+    dispatch.publish_after_commit([_create_command(operation, spec).pk for spec in by_agent])
 
 
 def _create_command(operation: Operation, spec: CommandSpec) -> Command:
@@ -194,58 +231,78 @@ def _seal(spec: CommandSpec) -> str | None:
 # --- leaving -------------------------------------------------------------------------------------------------------
 
 
-def _leave_wait(operation: Operation) -> bool:
-    waiter = Waiter.objects.select_related("awaited").get(operation=operation)
-    if waiter.awaited.state not in OPERATION_FINAL:
+def _leave_wait(operation: Operation, waiter: Waiter) -> bool:
+    awaited = waiter.awaited
+    if awaited.state not in OPERATION_FINAL:
         return False
     waiter.delete()
-    if waiter.awaited.state == OperationState.SUCCEEDED:
+    if awaited.state == OperationState.SUCCEEDED:
         return _next(operation, operation.position + 1)
-    operation.error = waiter.awaited.error
-    return _turn_round(operation, operation.position)
+    return _refuse(operation, awaited.error or _problem_of_awaited(awaited))
+
+
+def stop_waiting(operation: Operation) -> UUID | None:
+    """Put a locked operation back that waits for another one; the other one's id, None when it waits for none."""
+    waiter = Waiter.objects.filter(operation=operation).first()
+    if waiter is None:
+        return None
+    waiter.delete()
+    _turn_round(operation, operation.position)
+    return waiter.awaited_id
 
 
 def _leave_done(operation: Operation, commands: Sequence[Command]) -> bool:
     if operation.undoing:
         return _next(operation, operation.position - 1) if operation.position else _end_undone(operation)
-    step = current_step(operation)
-    try:
-        for command in commands:
-            if step:
-                step.done(operation, command)
-    except Refused as refusal:
-        return _refuse(operation, refusal)
+    _take_answers(operation, commands)
     operation.error = None
     return _next(operation, operation.position + 1)
 
 
-def _leave_failed(operation: Operation, failures: Sequence[Command]) -> bool:
+def _take_answers(operation: Operation, commands: Sequence[Command]) -> None:
     step = current_step(operation)
-    operation.error = failures[0].error or operation.error
+    for command in commands:
+        if step and is_done(command):
+            step.done(operation, command)
+
+
+def _leave_failed(operation: Operation, commands: Sequence[Command]) -> bool:
+    step = current_step(operation)
+    failures = [command for command in commands if not is_done(command)]
     if operation.undoing or _past_no_return(operation):
-        operation.save(update_fields=["error"])
-        _show_attention(operation, needed=True)
-        return False
+        return _need_attention(operation, _error_of(failures))
+    operation.error = None if operation.cancel_requested_at else _error_of(failures)
     if step and not operation.cancel_requested_at:
-        instead = [spec for command in failures for spec in step.failed(operation, command)]
-        if instead:
-            _keep_done(operation, step)
-            _send_round(operation, instead)
+        instead = [step.failed(operation, command) for command in failures]
+        if all(instead):
+            # What succeeded beside a failure is not asked for again, so its answer is taken before the next round.
+            _take_answers(operation, commands)
+            _send_round(operation, [spec for specs in instead for spec in specs])
             return True
     return _turn_round(operation, operation.position)
 
 
-def _keep_done(operation: Operation, step: Step) -> None:
-    """What succeeded beside a failure is not asked for again, so its answer is taken before the next round."""
-    for command in operation.commands.filter(round=operation.round, position=operation.position):
-        if is_done(command):
-            step.done(operation, command)
+def _error_of(failures: Sequence[Command]) -> dict[str, Any]:
+    """The first error that says something; a command that was cancelled has none."""
+    errors = [command.error for command in failures if command.error]
+    return errors[0] if errors else _problem_of_cancelled(failures[0])
+
+
+def _need_attention(operation: Operation, problem: dict[str, Any]) -> bool:
+    """Nothing can be given up: it is shown to people, and sent again by the sweep. The first cause stays."""
+    if not operation.undoing or operation.error is None:
+        operation.error = problem
+    operation.save(update_fields=["error", "sent_position", "data"])
+    _call_for_attention(operation, problem["cause"])
+    return False
 
 
 def _next(operation: Operation, position: int) -> bool:
     operation.position = position
     operation.sent_position = -1
     operation.save(update_fields=["position", "sent_position", "data", "result", "error"])
+    if operation.state == OperationState.NEEDS_ATTENTION:
+        transition(operation, OperationState.RUNNING, event="operation.running")
     return True
 
 
@@ -256,14 +313,20 @@ def _turn_round(operation: Operation, position: int) -> bool:
     return _next(operation, position) if position >= 0 else _end_undone(operation)
 
 
-def _refuse(operation: Operation, refusal: Refused) -> bool:
-    operation.error = refusal.problem
+def _refuse(operation: Operation, problem: dict[str, Any]) -> bool:
+    """The present step cannot be gone through with."""
+    if _past_no_return(operation):
+        operation.sent_position = -1
+        return _need_attention(operation, problem)
+    operation.error = problem
     return _turn_round(operation, operation.position)
 
 
 def _end_undone(operation: Operation) -> bool:
-    cancelled = operation.cancel_requested_at is not None and operation.error is None
-    return _end(operation, OperationState.CANCELLED if cancelled else OperationState.FAILED)
+    if operation.cancel_requested_at is None:
+        return _end(operation, OperationState.FAILED)
+    operation.error = None
+    return _end(operation, OperationState.CANCELLED)
 
 
 def _end(operation: Operation, state: OperationState) -> bool:
@@ -280,24 +343,58 @@ def _end(operation: Operation, state: OperationState) -> bool:
 
 def _advance_all(operation_ids: Sequence[UUID]) -> None:
     for operation_id in operation_ids:
-        advance(operation_id)
+        try:
+            advance(operation_id)
+        except Exception:  # the sweep finds it
+            logger.exception("operation.not_advanced", extra={"fields": {"operation": str(operation_id)}})
 
 
-def _show_attention(operation: Operation, needed: bool) -> None:
-    if needed and operation.state != OperationState.NEEDS_ATTENTION:
-        transition(operation, OperationState.NEEDS_ATTENTION, event="operation.needs_attention", level="alarm")
-    if not needed and operation.state == OperationState.NEEDS_ATTENTION:
-        transition(operation, OperationState.RUNNING, event="operation.running")
+def _call_for_attention(operation: Operation, why: str) -> None:
+    """Until it gets past the present step."""
+    if operation.state != OperationState.NEEDS_ATTENTION:
+        event = "operation.needs_attention"
+        transition(operation, OperationState.NEEDS_ATTENTION, event=event, message=why, level="alarm")
 
 
 def retry_round(operation_id: UUID) -> None:
     """Enter the current step again, if all its commands are final and some failed where nothing can be given up."""
     with transaction.atomic():
-        operation = Operation.objects.select_for_update().get(pk=operation_id)
-        commands = operation.commands.filter(round=operation.round, position=operation.position)
-        if operation.state != OperationState.NEEDS_ATTENTION or any(c.state not in COMMAND_FINAL for c in commands):
-            return
-        operation.sent_position = -1
-        operation.save(update_fields=["sent_position"])
-        transition(operation, OperationState.RUNNING, event="operation.retried")
-    advance(operation_id)
+        operation = locked(operation_id)
+        commands = _round_of(operation)
+        settled = all(command.state in COMMAND_FINAL for command in commands)
+        if operation.state == OperationState.NEEDS_ATTENTION and settled and not all(map(is_done, commands)):
+            if not operation.undoing:
+                _take_answers(operation, commands)
+            operation.sent_position = -1
+        _advance(operation)
+
+
+def rounds_of_step(operation: Operation) -> int:
+    """How many rounds of commands the current step has had, in the present direction."""
+    same = operation.commands.filter(position=operation.position, direction=operation.direction)
+    return same.aggregate(rounds=Count("round", distinct=True))["rounds"] or 0
+
+
+# --- problems ------------------------------------------------------------------------------------------------------
+
+
+def _problem_of(error: CloudctlError) -> dict[str, Any]:
+    return {name: getattr(error, name) for name in ("code", "cause", "consequence", "remedy")}
+
+
+def _problem_of_awaited(awaited: Operation) -> dict[str, Any]:
+    return {
+        "code": "awaited_cancelled",
+        "cause": f"{awaited} was cancelled, which this operation waited for.",
+        "consequence": "It was not gone on with.",
+        "remedy": "Ask for it again.",
+    }
+
+
+def _problem_of_cancelled(command: Command) -> dict[str, Any]:
+    return {
+        "code": "command_cancelled",
+        "cause": f"{command.kind} was cancelled on {command.agent}.",
+        "consequence": "It was not done.",
+        "remedy": "Ask for it again.",
+    }
