@@ -138,6 +138,7 @@ class Client:
 
     def _exchange(self, url: CheckedUrl, headers: Mapping[str, str]) -> Response:
         line = _Line(self._connect(url), self._patience)
+        self._patience.begin_window()
         try:
             connection = http.client.HTTPConnection(url.host, url.port)
             connection.sock = cast(socket.socket, line)
@@ -150,13 +151,11 @@ class Client:
         except BaseException:
             line.hang_up()
             raise
-        self._patience.begin_window()
         return Response(url, answer, line)
 
     def _connect(self, url: CheckedUrl) -> socket.socket:
-        limits = self._request.limits
         failures = []
-        for address in resolve(url, limits.allowed_networks, limits.connect_timeout_seconds, self._patience.pulse):
+        for address in self._addresses(url):
             try:
                 return self._secured(_dial(address, url.port, self._patience), url)
             except OSError as error:
@@ -167,6 +166,16 @@ class Client:
             "Nothing was downloaded from it.",
             "Check the mirror and this host's route to it.",
         )
+
+    def _addresses(self, url: CheckedUrl) -> tuple[str, ...]:
+        limits = self._request.limits
+        try:
+            return resolve(url, limits.allowed_networks, limits.connect_timeout_seconds, self._patience.pulse)
+        except CommandError as error:
+            problem = error.problem
+            if not problem.elsewhere:
+                raise
+            raise TransientError(problem.code, problem.cause, problem.consequence, problem.remedy) from error
 
     def _secured(self, plain: socket.socket, url: CheckedUrl) -> socket.socket:
         if url.scheme != "https":

@@ -11,7 +11,9 @@ from agents.downloads.connection import Client, Patience, Response, broken
 from agents.downloads.part import MIB, Part
 
 OK, PARTIAL, RANGE_NOT_SATISFIABLE = 200, 206, 416
-MAX_RESTARTS = 3
+MAX_RESTARTS = 5
+CHECK_SECONDS = 60.0
+"""The longest that a check takes, all tries together."""
 PROGRESS_BYTES = MIB
 """A try that brought at least this much does not count as a failed one."""
 
@@ -33,7 +35,8 @@ class HttpDownloader:
 
     def check(self, request: Request, pulse: Callable[[], None]) -> Checked:
         """One ranged GET, which servers that refuse HEAD answer too and which brings the header to inspect."""
-        patience = Patience(request.limits, pulse)
+        total = min(request.limits.total_timeout_seconds, CHECK_SECONDS)
+        patience = Patience(request.limits.model_copy(update={"total_timeout_seconds": total}), pulse)
         client = Client(request, patience)
         return self._persist(lambda: _first_bytes(client), patience)
 
@@ -72,7 +75,6 @@ class _Transfer:
         self._client = client
         self._part = part
         self._monitor = monitor
-        self._restarts = 0
 
     def go_on(self) -> None:
         """One connection. Returns when the body is whole; raises TransientError when another connection may help."""
@@ -131,8 +133,7 @@ class _Transfer:
         self.remote = Remote(self._part.offset, self.remote.validator)
 
     def _start_over(self) -> None:
-        self._restarts += 1
-        if self._restarts > MAX_RESTARTS:
+        if self._part.restarts == MAX_RESTARTS:
             raise CommandError(
                 "source_not_resumable",
                 "The source does not go on where a transfer broke: its content changes, or it cannot serve ranges.",

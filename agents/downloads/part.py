@@ -34,6 +34,7 @@ class Part:
         self._checksum = checksum
         self._max_bytes = max_bytes
         self._buffer = bytearray(BUFFER_BYTES)
+        self.restarts = 0
         # hashlib frees the interpreter while it works, so a second core hashes what the first one receives and writes.
         self._hashing = ThreadPoolExecutor(1, "hash")
         self._unhashed: deque[Future[None]] = deque()
@@ -62,7 +63,8 @@ class Part:
             os.ftruncate(self._file, self._offset)
 
     def restart(self) -> None:
-        """Throw away everything taken in."""
+        """Throw away everything taken in; ``restarts`` counts how often."""
+        self.restarts += 1
         self._forget()
         with pool_errors(self._path.parent):
             os.ftruncate(self._file, 0)
@@ -98,6 +100,7 @@ class Part:
         with pool_errors(self._path.parent):
             os.ftruncate(self._file, self._offset)
             os.fsync(self._file)
+        # A host's memory is for its guests; a cache of a file that nobody reads yet also slows further writes down.
         os.posix_fadvise(self._file, 0, 0, os.POSIX_FADV_DONTNEED)
 
     def finished(self) -> Verifier:

@@ -116,10 +116,12 @@ class _Watch:
         self._context = context
         self._part = part
         self._began_at = self._saved = part.offset
+        self._restarts = part.restarts
         self._saved_at = -SAVE_SECONDS
         self._shown_at = 0.0
         self._history: deque[tuple[float, int]] = deque([(time.monotonic(), part.offset)], maxlen=10)
         self._message = ""
+        self._total_bytes = 0
 
     @property
     def resumed_from_bytes(self) -> int:
@@ -127,7 +129,9 @@ class _Watch:
         return self._began_at
 
     def received(self, remote: Remote) -> None:
-        if self._part.offset < self._saved:
+        self._total_bytes = max(remote.size_bytes, 0)
+        if self._part.restarts != self._restarts:
+            self._restarts = self._part.restarts
             self._began_at = self._saved = 0
             self._saved_at = -SAVE_SECONDS
         now = time.monotonic()
@@ -136,26 +140,24 @@ class _Watch:
             self._saved, self._saved_at = self._part.offset, now
             self._context.step("template_download.midway", **_notes(self._saved, remote))
         if now - self._shown_at > 0.5:
-            self._show(now, remote)
+            self._show(now)
 
     def trouble(self, cause: str) -> None:
         self._message = cause
-        self._show(time.monotonic(), Remote())
+        self._show(time.monotonic())
 
     def _is_due(self, now: float, remote: Remote) -> bool:
         step = MAX_SAVE_BYTES if remote.size_bytes < 0 else remote.size_bytes // SAVES
         step = min(max(step, MIN_SAVE_BYTES), MAX_SAVE_BYTES)
         return self._part.offset - self._saved >= step or now - self._saved_at >= SAVE_SECONDS
 
-    def _show(self, now: float, remote: Remote) -> None:
+    def _show(self, now: float) -> None:
         then, offset = self._history[0]
         self._history.append((now, self._part.offset))
         self._shown_at = now
         rate = max(0, round((self._part.offset - offset) / max(now - then, 0.001)))
         self._context.progress(
-            Progress(
-                done_bytes=self._part.offset, total_bytes=max(remote.size_bytes, 0), rate=rate, message=self._message
-            )
+            Progress(done_bytes=self._part.offset, total_bytes=self._total_bytes, rate=rate, message=self._message)
         )
 
 
