@@ -16,7 +16,7 @@ from agents.protocol.messages import VmFact
 log = logging.getLogger(__name__)
 
 STOPPED_SECONDS = 1.0
-"""A guest that reboots may stop and start within this time; that is no change."""
+"""A guest that reboots may stop and start within this time: who looked in between would find it off."""
 PING_SECONDS = 2
 
 AgentAnswer = Literal["answering", "silent", "unknown"]
@@ -128,11 +128,15 @@ class EventWatch:
         self._thread = threading.Thread(target=self._work, name="hypervisor-events", daemon=True)
 
     def start(self) -> None:
-        self._hypervisor.listen(self._queue.put)
+        self._hypervisor.listen(self.hear)
         self._thread.start()
 
     def stop(self) -> None:
         self._queue.put(None)
+
+    def hear(self, event: DomainEvent) -> None:
+        """Take note of an event; returns at once."""
+        self._queue.put(event)
 
     def _work(self) -> None:
         while True:
@@ -143,7 +147,7 @@ class EventWatch:
                 continue
             if event is None:
                 return
-            self._hear(event)
+            self._consider(event)
 
     def _seconds_to_wait(self) -> float | None:
         if not self._stopped_until:
@@ -155,14 +159,14 @@ class EventWatch:
         self._stopped_until = {vm_id: until for vm_id, until in self._stopped_until.items() if until > now}
         self._on_change()
 
-    def _hear(self, event: DomainEvent) -> None:
+    def _consider(self, event: DomainEvent) -> None:
         if event.change is Change.AGENT_CONNECTED:
             self._watcher.ask(event.vm_id)
         elif event.change is Change.AGENT_DISCONNECTED:
             self._watcher.disconnected(event.vm_id)
         elif event.change is Change.STOPPED:
             self._stopped_until[event.vm_id] = time.monotonic() + STOPPED_SECONDS
-        elif event.change is Change.STARTED and self._stopped_until.pop(event.vm_id, None) is not None:
-            log.info("vm.rebooted", extra={"vm_id": event.vm_id})
         else:
+            if event.change is Change.STARTED:
+                self._stopped_until.pop(event.vm_id, None)
             self._on_change()
