@@ -8,12 +8,18 @@ from typing import Any
 
 import libvirt
 
+from agents.protocol.states import COMMAND_FINAL
 from tests.lab import process
-from tests.lab.keeper import MARK
 from tests.lab.lab import Host, Lab
 from tests.lab.waiting import poll
 
-OPEN_OPERATIONS = ("pending", "running")
+OPEN_OPERATIONS = ("pending", "running", "needs_attention")
+TRANSITIONAL = {
+    "vms/": ("creating", "starting", "stopping", "destroying"),
+    "volumes/": ("creating",),
+    "templates/": ("allocated",),
+    "hosts/": ("joined", "disconnected"),
+}
 RUNS = (libvirt.VIR_DOMAIN_RUNNING, libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_BLOCKED)
 
 
@@ -44,7 +50,27 @@ def assert_consistent(lab: Lab, timeout: float = 30.0) -> None:
 
 def findings(lab: Lab) -> list[str]:
     """Everything that is wrong now, a line each; empty for a sound lab at rest."""
-    return [*_files(lab), *_domains(lab), *_children(lab)]
+    return [*_rows(lab), *_files(lab), *_domains(lab), *_children(lab), *_journals(lab)]
+
+
+def _rows(lab: Lab) -> Iterator[str]:
+    """No row is on its way, and no command was begun more often than it may be."""
+    client = lab.client
+    for path, states in TRANSITIONAL.items():
+        for state in states:
+            yield from (f"{path}{row['id']} is still {state}" for row in client.list(path, state=state))
+    most = 1 + client.get("settings/command.redo.max/")["value"]
+    for command in client.list("commands/"):
+        if command["state"] not in COMMAND_FINAL:
+            yield f"{command['kind']} {command['id']} is still {command['state']}"
+        if command["attempt"] > most:
+            yield f"{command['kind']} {command['id']} was begun {command['attempt']} times, {most} are allowed"
+
+
+def _journals(lab: Lab) -> Iterator[str]:
+    """An agent keeps no command that the server knows to be over."""
+    for host in lab.hosts:
+        yield from (f"{path} was not acknowledged" for path in sorted(host.journal.glob("*.json")))
 
 
 def _files(lab: Lab) -> Iterator[str]:
@@ -63,7 +89,7 @@ def _recorded(lab: Lab) -> Iterator[tuple[Path, str]]:
         if volume["path"] and volume["state"] == "ready":
             yield Path(volume["path"]), f"volume {volume['id']}"
     for template in client.list("templates/"):
-        for placement in client.list(f"templates/{template['id']}/placements/"):
+        for placement in client.get(f"templates/{template['id']}/placements/"):
             if placement["kind"] == "pool" and placement["state"] == "ready":
                 yield Path(placement["path"]), f"template {template['id']}"
 
@@ -106,12 +132,13 @@ def _children(lab: Lab) -> Iterator[str]:
     """No child of an agent outlives its command."""
     for entry in process.table():
         pid = entry.identity.pid
-        if not entry.zombie and process.has_environment(pid, f"{MARK}={lab.dir}") and _program(pid) == "qemu-img":
+        if not entry.zombie and (command := _command(pid))[0] == "qemu-img" and str(lab.dir) in " ".join(command):
             yield f"qemu-img still runs as process {pid}"
 
 
-def _program(pid: int) -> str:
+def _command(pid: int) -> list[str]:
+    """What a process was started with. Not its environment: an agent gives its children none of the lab's."""
     try:
-        return Path(f"/proc/{pid}/comm").read_text().strip()
+        return Path(f"/proc/{pid}/cmdline").read_text().split("\0")
     except OSError:
-        return ""
+        return [""]
