@@ -152,17 +152,16 @@ def request_cancel(command: Command) -> None:
 
 def cancel_waiting(command: Command) -> None:
     """Cancel a command that was not started in time; its operation goes back and says why."""
-    Command.objects.filter(pk=command.pk, error=None).update(
-        error={
-            "code": "not_started_in_time",
-            "cause": f"{command.agent} did not start {command.kind} in time.",
-            "consequence": "It was taken back.",
-            "remedy": "Look whether the host is up and what it is busy with; then ask again.",
-            "elsewhere": True,
-        }
-    )
+    error = {
+        "code": "not_started_in_time",
+        "cause": f"{command.agent} did not start {command.kind} in time.",
+        "consequence": "It was taken back.",
+        "remedy": "Look whether the host is up and what it is busy with; then ask again.",
+        "elsewhere": True,
+    }
     with transaction.atomic():
         locked(command.operation_id)
+        Command.objects.filter(pk=command.pk, error__isnull=True).update(error=error)
         request_cancel(command)
         advance(command.operation_id)
 

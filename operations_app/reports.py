@@ -47,7 +47,7 @@ def hello(message: Hello) -> None:
         return
     _take_entries(agent, message.entries)
     listed = _listed(message.entries)
-    missing = [command for command in _open_commands(agent) if (command.pk, command.attempt) not in listed]
+    missing = [command for command in _open_commands(agent) if (str(command.pk), command.attempt) not in listed]
     for command in missing:
         if command.state in _ON_AGENT:
             _interrupt(command, "the agent started again and its journal does not have the command")
@@ -138,7 +138,7 @@ def _take_entries(agent: Agent, entries: Sequence[JournalEntry], facts_begun: in
     _apply_all(agent, entries, facts_begun)
 
 
-def _apply_all(agent: Agent, entries: Iterable[JournalEntry], facts_begun: int = 0) -> None:
+def _apply_all(agent: Agent, entries: Sequence[JournalEntry], facts_begun: int = 0) -> None:
     """One entry's trouble never stops the others."""
     for entry in _news(agent, entries):
         try:
@@ -149,12 +149,11 @@ def _apply_all(agent: Agent, entries: Iterable[JournalEntry], facts_begun: int =
             events.alarm_once("command.report_failed", agent, text)
 
 
-def _news(agent: Agent, entries: Iterable[JournalEntry]) -> list[JournalEntry]:
+def _news(agent: Agent, entries: Sequence[JournalEntry]) -> list[JournalEntry]:
     """Entries that change something. Most of a ping's change nothing, and so cost no transaction."""
-    by_id = _by_id(entries)
     fields = ("pk", "state", "attempt", "outcome", "progress")
-    known = Command.objects.filter(agent=agent, pk__in=by_id).order_by("seq").values(*fields)
-    return [by_id[row["pk"]] for row in known if _is_news(row, by_id[row["pk"]])]
+    rows = {str(row["pk"]): row for row in Command.objects.filter(agent=agent, pk__in=_ids(entries)).values(*fields)}
+    return [entry for entry in entries if entry.command_id in rows and _is_news(rows[entry.command_id], entry)]
 
 
 def _is_news(row: Mapping[str, Any], entry: JournalEntry) -> bool:
@@ -164,13 +163,13 @@ def _is_news(row: Mapping[str, Any], entry: JournalEntry) -> bool:
     return reading is not Reading.OLD
 
 
-def _by_id(entries: Iterable[JournalEntry]) -> dict[UUID, JournalEntry]:
-    """Without those whose ids cannot be ours."""
-    by_id = {}
+def _ids(entries: Iterable[JournalEntry]) -> set[UUID]:
+    """Without what cannot be an id of ours."""
+    ids = set()
     for entry in entries:
         with suppress(ValueError):
-            by_id[UUID(entry.command_id)] = entry
-    return by_id
+            ids.add(UUID(entry.command_id))
+    return ids
 
 
 def apply_entry(agent: Agent, entry: JournalEntry, facts_begun: int = 0) -> None:
@@ -269,15 +268,15 @@ def _open_commands(agent: Agent) -> list[Command]:
     return list(agent.commands.filter(state__in=COMMAND_OPEN).defer("payload", "sealed").order_by("seq"))
 
 
-def _listed(entries: Iterable[JournalEntry]) -> set[tuple[UUID, int]]:
+def _listed(entries: Iterable[JournalEntry]) -> set[tuple[str, int]]:
     """What the journal has. With an earlier attempt only, it has the command and yet not what was sent."""
-    return {(pk, entry.attempt) for pk, entry in _by_id(entries).items()}
+    return {(entry.command_id, entry.attempt) for entry in entries}
 
 
-def _find_lost(agent: Agent, listed: set[tuple[UUID, int]]) -> None:
+def _find_lost(agent: Agent, listed: set[tuple[str, int]]) -> None:
     """Commands that should be there and are not: sent again if never begun, in doubt if they were."""
     long_ago = timezone.now() - timedelta(seconds=max(2.0, settings_rows.get("ping.interval")))
-    missing = [command for command in _open_commands(agent) if (command.pk, command.attempt) not in listed]
+    missing = [command for command in _open_commands(agent) if (str(command.pk), command.attempt) not in listed]
     again = [command.pk for command in missing if _is_to_be_sent(command, long_ago)]
     for command in missing:
         if command.state in _ON_AGENT and _before(command.seen_at, long_ago):
@@ -310,7 +309,7 @@ def _resend_cancels(agent: Agent) -> None:
 
 def _acknowledge(agent: Agent, entries: Iterable[JournalEntry]) -> None:
     """Only ids that the database has, and only when they are final here."""
-    final = Command.objects.filter(pk__in=_by_id(entries), agent=agent, state__in=COMMAND_FINAL)
+    final = Command.objects.filter(pk__in=_ids(entries), agent=agent, state__in=COMMAND_FINAL)
     message = Acknowledge(
         epoch=agent.epoch, command_ids=tuple(str(pk) for pk in final.values_list("pk", flat=True)), floor=_floor(agent)
     )
@@ -333,7 +332,7 @@ def _floor(agent: Agent) -> int:
 
 
 def _notice_ahead(agent: Agent, entries: Iterable[JournalEntry]) -> None:
-    ids = Command.objects.filter(pk__in=_by_id(entries)).values_list("pk", flat=True)
+    ids = Command.objects.filter(pk__in=_ids(entries)).values_list("pk", flat=True)
     known = {str(pk) for pk in ids}
     unknown = [entry.command_id for entry in entries if entry.command_id not in known]
     if unknown:
