@@ -251,7 +251,9 @@ class Reporter:
     def _run(self) -> None:
         while not self._stopping:
             with self._lock:
-                self._lock.wait_for(lambda: self._stopping or self._due(), self._until_due())
+                # No predicate: a word that makes something due earlier has to shorten this wait.
+                if not self._stopping and not self._due():
+                    self._lock.wait(self._until_due())
             self._say_all()
         self._say_all()
 

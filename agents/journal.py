@@ -110,8 +110,6 @@ class Journal:
     def load(self) -> None:
         """Read everything; set aside as ``<name>.corrupt`` what cannot be understood; mark what ran INTERRUPTED."""
         self._read_ledger()
-        for path in sorted(self._folder.glob(".*.tmp")):
-            path.unlink()
         for path in sorted(self._folder.glob("*.json")):
             self._read_record(path)
         self._corrupt.update(path.name for path in self._folder.glob("*.corrupt"))

@@ -17,11 +17,18 @@ class JsonLines(logging.Formatter):
             "level": record.levelname.lower(),
             "event": record.getMessage(),
             "logger": record.name,
-            **{key: value for key, value in vars(record).items() if key not in _STANDARD},
+            **_fields(record),
         }
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
         return json.dumps(line, default=str)
+
+
+def _fields(record: logging.LogRecord) -> dict[str, object]:
+    """Ours only: a library's may hold a message's arguments."""
+    if not record.name.startswith("agents"):
+        return {}
+    return {key: value for key, value in vars(record).items() if key not in _STANDARD}
 
 
 def log_to_stderr(level: str = "INFO") -> None:

@@ -167,6 +167,7 @@ def run(state_dir: Path, make_role: MakeRole, *, take_over: bool) -> int:
             lock.take(take_over=take_over)
         except StateError as error:
             return _complain(error, EXIT_HELD)
+        folder.sweep()
         epoch = Epoch(folder)
         epoch.raise_own()
         return Agent(folder, identity, epoch, make_role(identity, folder)).run()

@@ -85,6 +85,12 @@ class StateFolder:
                 f"Give --state-dir a folder that this user may write."
             ) from error
 
+    def sweep(self) -> None:
+        """Remove what an agent that was killed in the middle of a write left behind. The lock must be held."""
+        for folder in (self.path, self.journal):
+            for path in folder.glob(".*.tmp"):
+                path.unlink()
+
     def read_identity(self) -> Identity:
         """Raises StateError when this agent never joined or the file cannot be understood."""
         try:

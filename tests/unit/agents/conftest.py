@@ -1,5 +1,6 @@
 """A private Redis, a test in the server's place, and real agent processes."""
 
+import itertools
 import json
 import os
 import signal
@@ -41,7 +42,7 @@ from tests.lab.supervisor import ROOT, Supervisor
 from tests.lab.waiting import poll
 
 SECONDS = 15.0
-PING_SECONDS = 0.5
+PING_SECONDS = 0.25
 PROGRAM = "tests.unit.agents.agent_program"
 
 
@@ -95,7 +96,7 @@ class Server:
     def _listen(self) -> None:
         while not self._stop.is_set():
             try:
-                with Connection(self.broker_url) as connection:
+                with Connection(self.broker_url, transport_options={"polling_interval": 0.05}) as connection:
                     self._drain(connection)
             except (OperationalError, OSError, redis.RedisError):
                 self._stop.wait(0.1)
@@ -104,13 +105,15 @@ class Server:
         with Consumer(connection, [Queue("control")], callbacks=[self._heard], no_ack=True, accept=["json"]):
             while not self._stop.is_set():
                 try:
-                    connection.drain_events(timeout=0.2)
+                    connection.drain_events(timeout=0.1)
                 except TimeoutError:
                     continue
 
     def _heard(self, body: Any, message: Any) -> None:
         task = message.headers["task"]
         heard = _HEARD[task].model_validate(body[1]["message"])
+        if body[1]["message"]["agent_id"] != self.agent_id:
+            return
         if isinstance(heard, Hello):
             self.epoch = heard.epoch
             if self.welcome_hellos:
@@ -271,46 +274,70 @@ class AgentProcess:
         return [line for line in lines if line["event"] == name]
 
 
-@pytest.fixture
-def state(tmp_path: Path, redis_server: Broker) -> StateFolder:
-    """The state folder of an agent that has joined."""
-    folder = StateFolder(tmp_path / "state")
-    folder.prepare()
-    folder.write_identity(
-        Identity(
-            agent_id=str(uuid.uuid4()),
-            name="host1",
-            role="host",
-            host_uuid=str(uuid.uuid4()),
-            private_key=new_key()[0],
-            broker_url=redis_server.url,
-            libvirt_uri="test:///default",
-        )
+@dataclass(frozen=True)
+class Host:
+    """One agent with its server. ``public_key``: what is sealed to it the agent can read."""
+
+    state: StateFolder
+    agent: AgentProcess
+    server: Server
+    public_key: str
+
+    def start(self) -> "Host":
+        """Returns when the agent was welcomed."""
+        self.agent.start()
+        self.server.wait_hello(1)
+        poll(lambda: self.server.heard(Ping), SECONDS, "a ping")
+        return self
+
+    def end(self) -> None:
+        self.agent.end()
+        self.server.close()
+
+
+# Servers share the queue `control` of a broker, so each has a database of its own.
+_databases = itertools.cycle(range(1, 16))
+
+
+def _join(folder: Path, broker: Broker, database: int) -> Host:
+    broker_url = f"redis://127.0.0.1:{broker.port}/{database}"
+    private_key, public_key = new_key()
+    state = StateFolder(folder / "state")
+    state.prepare()
+    identity = Identity(
+        agent_id=str(uuid.uuid4()),
+        name="host1",
+        role="host",
+        host_uuid=str(uuid.uuid4()),
+        private_key=private_key,
+        broker_url=broker_url,
+        libvirt_uri="test:///default",
     )
-    return folder
+    state.write_identity(identity)
+    agent = AgentProcess(state.path, folder / "agent.log")
+    return Host(state, agent, Server(broker_url, identity.agent_id), public_key)
+
+
+@pytest.fixture(scope="module")
+def host(redis_server: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    """A running agent that the tests of a module share; they let it live."""
+    host = _join(tmp_path_factory.mktemp("host"), redis_server, 0)
+    yield host.start()
+    host.end()
 
 
 @pytest.fixture
-def server(state: StateFolder, redis_server: Broker) -> Iterator[Server]:
-    server = Server(redis_server.url, state.read_identity().agent_id)
-    yield server
-    server.close()
+def fresh(redis_server: Broker, tmp_path: Path) -> Iterator[Host]:
+    """A test's own agent that has joined and was never started."""
+    host = _join(tmp_path, redis_server, next(_databases))
+    yield host
+    host.end()
 
 
 @pytest.fixture
-def agent(state: StateFolder, tmp_path: Path) -> Iterator[AgentProcess]:
-    agent = AgentProcess(state.path, tmp_path / "agent.log")
-    yield agent
-    agent.end()
-
-
-@pytest.fixture
-def running(agent: AgentProcess, server: Server) -> AgentProcess:
-    """An agent that was welcomed."""
-    agent.start()
-    server.wait_hello(1)
-    server.wait_ping()
-    return agent
+def doomed(fresh: Host) -> Host:
+    """A test's own agent, running."""
+    return fresh.start()
 
 
 @pytest.fixture
