@@ -40,7 +40,7 @@ def watch() -> None:
 
 def sweep() -> None:
     """Each reconcile interval: everything that a lost message, a dead worker or a restart may have left standing."""
-    for part in (dispatch.publish_waiting, _settle_waiters, _end_overdue, _reconcile, _go_on):
+    for part in (_end_overdue, dispatch.publish_waiting, _settle_waiters, _reconcile, _go_on):
         try:
             part()
         except Exception:
