@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from uuid import UUID
 
 from django.db import transaction
 
@@ -12,10 +11,10 @@ from compute_app.models import VM, Volume, VolumeFile
 from compute_app.rules import Need
 from core_app.errors import InvalidInput, WrongState
 from core_app.transitions import transition
-from infra_app.models import Host, StoragePool, Zone
+from infra_app.models import Agent, Host, StoragePool, Zone
 from operations_app.actions import Resource, submit
 from operations_app.models import Operation, Reservation
-from templates_app.actions import ensure_placement
+from templates_app.actions import ensure_placement, lock_zone
 from templates_app.models import Placement, Template
 
 
@@ -39,18 +38,18 @@ class Deployment:
 def vm_deploy(wanted: Deployment, user: User | None = None) -> tuple[VM, Operation]:
     """Make a VM from a template: its host and pool are chosen by room, and what it needs is promised to it.
 
-    Raises InvalidInput, WrongState (template not ready), NoRoom.
+    Raises InvalidInput, WrongState (template not ready, host not up), NoRoom, Busy (as ``ensure_placement``).
     """
     with transaction.atomic():
-        placing.lock_zone(wanted.zone.pk)
+        lock_zone(wanted.zone.pk)
+        _check_where(wanted)
         sizes = _disk_sizes(wanted)
         need = Need(
             memory_bytes=wanted.memory_bytes if wanted.start else 0,
             disk_bytes=sum(sizes),
             template_bytes=max(wanted.template.size_bytes or 0, 0),
         )
-        pools = {wanted.pool.pk} if wanted.pool else None
-        place = placing.find_place(wanted.zone, need, template=wanted.template, host=wanted.host, pools=pools)
+        place = placing.find_place(wanted.zone, need, template=wanted.template, host=wanted.host, pool=wanted.pool)
         pool = StoragePool.objects.get(pk=place.pool_id)
         placement, _ = ensure_placement(wanted.template, pool, for_waiters=True, user=user)
         vm = VM.objects.create(
@@ -75,6 +74,32 @@ def vm_deploy(wanted: Deployment, user: User | None = None) -> tuple[VM, Operati
     return vm, operation
 
 
+def _check_where(wanted: Deployment) -> None:
+    zone = wanted.zone
+    errors = {}
+    if not zone.enabled:
+        errors["zone"] = [f"{zone} is disabled."]
+    elif not wanted.template.zones.filter(pk=zone.pk).exists():
+        errors["zone"] = [f"{wanted.template} is not in zone {zone}."]
+    if wanted.pool is not None and wanted.pool.zone_id != zone.pk:
+        errors["pool"] = [f"{wanted.pool} is not in zone {zone}."]
+    if wanted.host is not None and wanted.host.agent.zone_id != zone.pk:
+        errors["host"] = [f"{wanted.host} is not in zone {zone}."]
+    if errors:
+        raise InvalidInput(
+            " ".join(message for messages in errors.values() for message in messages),
+            "The VM was not deployed.",
+            "Choose a zone that is enabled and has all of them.",
+            errors=errors,
+        )
+    if wanted.host is not None and wanted.host.agent.state != Agent.State.UP:
+        raise WrongState(
+            f"{wanted.host} is {wanted.host.agent.state}.",
+            "The VM was not deployed.",
+            "Bring the host up, or leave it out: one is chosen.",
+        )
+
+
 def _disk_sizes(wanted: Deployment) -> list[int]:
     template = wanted.template
     if template.is_iso:
@@ -83,13 +108,6 @@ def _disk_sizes(wanted: Deployment) -> list[int]:
             "A VM cannot be deployed from it.",
             "Choose a template with a disk image.",
             errors={"template": ["It is an ISO."]},
-        )
-    if wanted.zone not in template.zones.all():
-        raise InvalidInput(
-            f"{template} is not in zone {wanted.zone}.",
-            "The VM was not deployed.",
-            "Choose a zone of the template.",
-            errors={"zone": ["The template is not in this zone."]},
         )
     smallest = max(template.virtual_size_bytes or 0, 0)
     root = wanted.root_size_bytes or smallest
@@ -119,58 +137,47 @@ def _new_volume(vm: VM, index: int, size: int, pool: StoragePool, placement: Pla
 def vm_start(vm: VM, user: User | None = None) -> Operation:
     """Start a stopped VM on a host with room that reaches its pools. Raises WrongState, NoRoom, Busy."""
     with transaction.atomic():
-        placing.lock_zone(vm.zone_id)
-        vm.refresh_from_db()
-        if vm.state != VM.State.STOPPED:
-            raise _wrong_state(vm, "started", VM.State.STOPPED)
+        vm = _locked(vm, "started", VM.State.STOPPED)
         host_id = placing.find_host(vm)
-        operation = submit("vm.start", vm, exclusive=resources(vm), data={"host": str(host_id)}, user=user)
         transition(vm, VM.State.STARTING, event="vm.starting", sets={"host_id": host_id, "last_host_id": host_id})
-    return operation
+        return submit("vm.start", vm, exclusive=resources(vm), data={"host": str(host_id)}, user=user)
 
 
 def vm_stop(vm: VM, *, force: bool, user: User | None = None) -> Operation:
     """Stop a running VM: ask the guest, or take its power away. Raises WrongState, Busy."""
     with transaction.atomic():
-        placing.lock_zone(vm.zone_id)
-        vm.refresh_from_db()
-        if vm.state != VM.State.RUNNING:
-            raise _wrong_state(vm, "stopped", VM.State.RUNNING)
-        data = {"host": str(vm.host_id), "force": force}
-        operation = submit("vm.stop", vm, exclusive=resources(vm), data=data, user=user)
+        vm = _locked(vm, "stopped", VM.State.RUNNING)
         transition(vm, VM.State.STOPPING, event="vm.stopping")
-    return operation
+        data = {"host": str(vm.host_id), "force": force}
+        return submit("vm.stop", vm, exclusive=resources(vm), data=data, user=user)
 
 
 def vm_destroy(vm: VM, *, expunge: bool, user: User | None = None) -> Operation:
     """Take a VM's power away; with ``expunge`` remove its volumes too, for good. Raises WrongState, Busy."""
+    destroyable = [VM.State.STOPPED, VM.State.RUNNING, VM.State.ERROR]
     with transaction.atomic():
-        placing.lock_zone(vm.zone_id)
-        vm.refresh_from_db()
-        destroyable = {VM.State.STOPPED, VM.State.RUNNING, VM.State.ERROR}
-        if vm.state not in destroyable | ({VM.State.DESTROYED} if expunge else set()):
-            raise _wrong_state(vm, "destroyed", *sorted(destroyable))
-        data = {"host": str(vm.host_id) if vm.host_id else None, "expunge": expunge, "was": vm.state}
-        operation = submit("vm.destroy", vm, exclusive=resources(vm), data=data, user=user)
+        vm = _locked(vm, "destroyed", *destroyable, *([VM.State.DESTROYED] if expunge else []))
         transition(vm, VM.State.DESTROYING, event="vm.destroying")
-    return operation
+        data = {"host": str(vm.host_id) if vm.host_id else None, "expunge": expunge}
+        return submit("vm.destroy", vm, exclusive=resources(vm), data=data, user=user)
+
+
+def _locked(vm: VM, verb: str, *needed: str) -> VM:
+    """The VM as it is, locked after its zone. Raises WrongState unless its state is one of those."""
+    lock_zone(vm.zone_id)
+    found = VM.objects.select_for_update(no_key=True).get(pk=vm.pk)
+    if found.state in needed:
+        return found
+    holder = Reservation.objects.filter(resource_type="vm", resource_id=vm.pk, exclusive=True).first()
+    raise WrongState(
+        f"{found} is {found.state}.",
+        f"It cannot be {verb} now.",
+        f"It can be {verb} when it is {' or '.join(needed)}.",
+        operation=holder.operation_id if holder else None,
+    )
 
 
 def resources(vm: VM) -> list[Resource]:
     """What an operation on a VM as a whole takes: the VM and its volumes."""
     volumes = vm.volumes.exclude(state=Volume.State.REMOVED).values_list("pk", flat=True)
     return [("vm", vm.pk), *(("volume", pk) for pk in volumes)]
-
-
-def _wrong_state(vm: VM, verb: str, *needed: str) -> WrongState:
-    return WrongState(
-        f"{vm} is {vm.state}.",
-        f"It cannot be {verb} now.",
-        f"It can be {verb} when it is {' or '.join(needed)}.",
-        operation=_open_operation(vm.pk),
-    )
-
-
-def _open_operation(vm_id: UUID) -> UUID | None:
-    held = Reservation.objects.filter(resource_type="vm", resource_id=vm_id, exclusive=True).first()
-    return held.operation_id if held else None

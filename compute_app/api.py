@@ -2,32 +2,33 @@
 
 from typing import Any, ClassVar
 
+from django.db.models import Prefetch
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
-from operations_app.api import OperationSerializer
 from rest_framework import serializers
 from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
 from accounts_app.models import Account
-from accounts_app.owners import account_for
-from accounts_app.tenancy import for_user, user_of
+from accounts_app.owners import VisibleField, account_for
+from accounts_app.tenancy import user_of
 from compute_app import actions
 from compute_app.models import VM, Volume
 from core_app.accepted import Accepted
-from core_app.errors import NotFound
 from core_app.viewsets import ReadViewSet
 from infra_app.models import Host, StoragePool, Zone
+from operations_app.api import OperationSerializer
 from templates_app.models import Template
 
 MEBIBYTE = 1 << 20
 TEBIBYTE = 1 << 40
 DATA_DISKS_MAX = 23
+NOT_THERE_YET = ("networks", "ssh_keys", "user_data")
 
 
 class VMSerializer(serializers.ModelSerializer[VM]):
-    volumes: Any = serializers.PrimaryKeyRelatedField(many=True, read_only=True)
+    volumes: Any = serializers.PrimaryKeyRelatedField(many=True, read_only=True, help_text="Its disks, vda first")
 
     class Meta:
         model = VM
@@ -56,13 +57,19 @@ class DataDiskSerializer(serializers.Serializer[Any]):
     size_bytes = serializers.IntegerField(min_value=MEBIBYTE, max_value=16 * TEBIBYTE)
 
 
+def _not_there_yet(value: Any) -> None:
+    """A VM without what was asked for would be worse than a refusal."""
+    if value:
+        raise serializers.ValidationError("This is not there yet; leave it out.")
+
+
 class NewVMSerializer(serializers.Serializer[Any]):
     """A VM to deploy. Host and pool are chosen by room where they are not given."""
 
     name = serializers.CharField(max_length=255)
-    template = serializers.PrimaryKeyRelatedField(queryset=Template.objects.all())
+    template = VisibleField(queryset=Template.objects.all())
     zone = serializers.PrimaryKeyRelatedField(queryset=Zone.objects.all())
-    account = serializers.PrimaryKeyRelatedField(queryset=Account.objects.all(), required=False)
+    account = VisibleField(queryset=Account.objects.all(), required=False)
     cpus = serializers.IntegerField(min_value=1, max_value=256, default=1)
     memory_bytes = serializers.IntegerField(min_value=16 * MEBIBYTE, max_value=16 * TEBIBYTE)
     root_size_bytes = serializers.IntegerField(min_value=MEBIBYTE, max_value=16 * TEBIBYTE, required=False)
@@ -70,6 +77,12 @@ class NewVMSerializer(serializers.Serializer[Any]):
     pool = serializers.PrimaryKeyRelatedField(queryset=StoragePool.objects.all(), required=False)
     host = serializers.PrimaryKeyRelatedField(queryset=Host.objects.all(), required=False)
     start = serializers.BooleanField(default=True)
+    networks = serializers.ListField(child=serializers.UUIDField(), required=False, validators=[_not_there_yet])
+    ssh_keys = serializers.ListField(child=serializers.CharField(), required=False, validators=[_not_there_yet])
+    user_data = serializers.CharField(required=False, allow_blank=True, validators=[_not_there_yet])
+
+    def validate(self, fields: dict[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in fields.items() if name not in NOT_THERE_YET}
 
 
 class StopSerializer(serializers.Serializer[Any]):
@@ -77,7 +90,9 @@ class StopSerializer(serializers.Serializer[Any]):
 
 
 class VMViewSet(ReadViewSet):
-    queryset = VM.objects.prefetch_related("volumes")
+    queryset = VM.objects.prefetch_related(
+        Prefetch("volumes", Volume.objects.exclude(state=Volume.State.REMOVED).order_by("device_index"))
+    )
     serializer_class = VMSerializer
     filterset_fields: ClassVar = ["name", "state", "zone", "account", "host", "template", "guest_agent"]
     ordering_fields = ("name",)
@@ -87,12 +102,10 @@ class VMViewSet(ReadViewSet):
     @extend_schema(request=NewVMSerializer, responses={202: OperationSerializer})
     def create(self, request: Request) -> Response:
         """Deploy a VM from a template. The operation's target is the VM."""
-        given = NewVMSerializer(data=request.data)
+        given = NewVMSerializer(data=request.data, context=self.get_serializer_context())
         given.is_valid(raise_exception=True)
         fields = dict(given.validated_data)
         user = user_of(request)
-        if not for_user(Template.objects.filter(pk=fields["template"].pk), user).exists():
-            raise NotFound("There is no such template.", "The VM was not deployed.", "See templates/ for yours.")
         disks = [disk["size_bytes"] for disk in fields.pop("data_disks", ())]
         account = account_for(user, fields.pop("account", None))
         wanted = actions.Deployment(account=account, data_disk_sizes=disks, **fields)
@@ -103,20 +116,20 @@ class VMViewSet(ReadViewSet):
         parameters=[OpenApiParameter("expunge", OpenApiTypes.BOOL, description="Remove its volumes too, for good")],
         responses={202: OperationSerializer},
     )
-    def destroy(self, request: Request, pk: str | None = None) -> Response:
+    def destroy(self, request: Request, pk: str) -> Response:
         """Destroy a VM. Its volumes are kept unless ``expunge`` is true."""
         expunge = serializers.BooleanField().run_validation(request.query_params.get("expunge", "false"))
         return Accepted(actions.vm_destroy(self.get_object(), expunge=expunge, user=user_of(request)))
 
     @extend_schema(request=None, responses={202: OperationSerializer})
     @action(detail=True, methods=["post"])
-    def start(self, request: Request, pk: str | None = None) -> Response:
+    def start(self, request: Request, pk: str) -> Response:
         """Start a stopped VM."""
         return Accepted(actions.vm_start(self.get_object(), user_of(request)))
 
     @extend_schema(request=StopSerializer, responses={202: OperationSerializer})
     @action(detail=True, methods=["post"])
-    def stop(self, request: Request, pk: str | None = None) -> Response:
+    def stop(self, request: Request, pk: str) -> Response:
         """Stop a running VM."""
         given = StopSerializer(data=request.data)
         given.is_valid(raise_exception=True)

@@ -64,7 +64,8 @@ class VM(models.Model):
     guest_agent = models.CharField(max_length=16, choices=GuestAgent, default=GuestAgent.UNKNOWN, editable=False)
     facts_epoch = models.BigIntegerField(default=0, editable=False)
     facts_number = models.BigIntegerField(default=0, editable=False)
-    """Looks at libvirt up to this one (in that epoch of the host's agent) began before the last command's end."""
+    """Looks of ``last_host`` at libvirt up to this one (in that epoch of its agent) began before what is recorded here
+    was known, so they say nothing against it."""
     error = models.JSONField(null=True, default=None, editable=False)
     created_at = models.DateTimeField(default=timezone.now, editable=False)
 

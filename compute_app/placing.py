@@ -4,26 +4,22 @@ from collections import defaultdict
 from typing import Any
 from uuid import UUID
 
-from django.db.models import QuerySet, Sum
+from django.db.models import F, Func, QuerySet, Sum
+from django.db.models.functions import Coalesce, Greatest
 
 from compute_app.models import TAKES_MEMORY, VM, Volume
-from compute_app.rules import HostRoom, Need, NoPlace, Place, PoolRoom, choose_place
+from compute_app.rules import HostRoom, Need, NoPlace, Place, PoolRoom, choose_host, choose_place
 from core_app import settings_rows
 from core_app.errors import NoRoom
 from infra_app.models import Agent, Host, PoolReach, StoragePool, Zone
-from templates_app.models import Placement, Template
-
-
-def lock_zone(zone_id: UUID) -> Zone:
-    """One placing at a time in a zone. Must be the first lock of the transaction."""
-    return Zone.objects.select_for_update().get(pk=zone_id)
+from templates_app.models import TAKES_ROOM, Placement, Template
 
 
 def find_place(
-    zone: Zone, need: Need, *, template: Template | None, host: Host | None = None, pools: set[UUID] | None = None
+    zone: Zone, need: Need, *, template: Template, host: Host | None = None, pool: StoragePool | None = None
 ) -> Place:
-    """Host and pool for a VM. ``host`` or ``pools`` restrict the choice. Raises NoRoom with each candidate's reason."""
-    place = choose_place(_host_rooms(zone, host), _pool_rooms(zone, template, pools), need)
+    """Host and pool for a VM. ``host`` or ``pool`` restrict the choice. Raises NoRoom with each candidate's reason."""
+    place = choose_place(_host_rooms(zone, host), _pool_rooms(zone, template, pool), need)
     if isinstance(place, NoPlace):
         raise NoRoom(
             f"No host and pool of zone {zone} have room: {'; '.join(place.reasons)}.",
@@ -34,23 +30,36 @@ def find_place(
 
 
 def find_host(vm: VM) -> UUID:
-    """A host for a VM whose volumes exist: one that reaches all their pools. Raises NoRoom."""
+    """A host for a VM whose volumes exist: one that reaches all their pools. Raises NoRoom with each host's reason."""
     pools = set(vm.volumes.exclude(state=Volume.State.REMOVED).values_list("pool_id", flat=True))
-    reaching = [
-        host
-        for host in _host_rooms(vm.zone, None)
-        if pools <= set(PoolReach.objects.filter(host=host.id, reachable=True).values_list("pool_id", flat=True))
-    ]
-    everywhere = frozenset(host.id for host in reaching)
-    rooms = [PoolRoom(id=pool, name=str(pool), free_bytes=0, host_ids=everywhere) for pool in pools]
-    place = choose_place(reaching, rooms, Need(memory_bytes=vm.memory_bytes, disk_bytes=0))
+    place = choose_host(_host_rooms(vm.zone, None), pools, _pools_by_host(vm.zone), vm.memory_bytes)
     if isinstance(place, NoPlace):
         raise NoRoom(
             f"No host can run {vm}: {'; '.join(place.reasons)}.",
             "It stays stopped.",
             "Bring a host up that reaches its pools, or free memory on one.",
         )
-    return place.host_id
+    return place
+
+
+def host_for_removal(pool: StoragePool, preferred: UUID | None) -> UUID | None:
+    """A host that can remove files on a pool that nothing uses any more: the preferred one if it is up, else any.
+
+    When none is up, one that will be asked when it comes back; None when no host ever reached the pool.
+    """
+    if pool.host is not None:
+        return pool.host.id
+    reaching = Agent.objects.filter(host__reaches__in=pool.reaches.filter(reachable=True))
+    up = reaching.filter(state=Agent.State.UP, ahead=False)
+    candidates: dict[UUID, Agent] = (up if up.exists() else reaching).order_by("pk").in_bulk()
+    return preferred if preferred in candidates else next(iter(candidates), preferred)
+
+
+def _pools_by_host(zone: Zone) -> dict[UUID, set[UUID]]:
+    reached: dict[UUID, set[UUID]] = defaultdict(set)
+    for pool_id, host_id in PoolReach.objects.filter(pool__zone=zone, reachable=True).values_list("pool_id", "host_id"):
+        reached[host_id].add(pool_id)
+    return reached
 
 
 def _host_rooms(zone: Zone, only: Host | None) -> list[HostRoom]:
@@ -66,36 +75,31 @@ def _host_rooms(zone: Zone, only: Host | None) -> list[HostRoom]:
     ]
 
 
-def _pool_rooms(zone: Zone, template: Template | None, only: set[UUID] | None) -> list[PoolRoom]:
+def _pool_rooms(zone: Zone, template: Template, only: StoragePool | None) -> list[PoolRoom]:
     pools = StoragePool.objects.filter(zone=zone)
     if only is not None:
-        pools = pools.filter(pk__in=only)
-    reached: dict[UUID, set[UUID]] = defaultdict(set)
-    for pool_id, host_id in PoolReach.objects.filter(pool__in=pools, reachable=True).values_list("pool_id", "host_id"):
-        reached[pool_id].add(host_id)
+        pools = pools.filter(pk=only.pk)
+    reached = _pools_by_host(zone)
     factor = settings_rows.get("storage.overcommit")
-    volumes = _sums(Volume.objects.filter(pool__in=pools).exclude(state=Volume.State.REMOVED), "size_bytes")
-    copies = _sums(Placement.objects.filter(pool__in=pools, state=Placement.State.READY), "size_bytes")
-    here = set(
-        Placement.objects.filter(template=template, pool__isnull=False, state=Placement.State.READY).values_list(
-            "pool_id", flat=True
-        )
-    )
+    volumes = _sums(Volume.objects.filter(pool__in=pools).exclude(state=Volume.State.REMOVED), F("size_bytes"))
+    copies = Placement.objects.filter(pool__in=pools, state__in=TAKES_ROOM)
+    copied = _sums(copies, Greatest(Coalesce("size_bytes", "template__size_bytes", 0), 0))
+    here = set(copies.filter(template=template).values_list("pool_id", flat=True))
     return [
         PoolRoom(
             pool.pk,
             pool.name,
             min(
-                int(pool.capacity_bytes * factor) - volumes.get(pool.pk, 0) - copies.get(pool.pk, 0),
+                int(pool.capacity_bytes * factor) - volumes.get(pool.pk, 0) - copied.get(pool.pk, 0),
                 pool.available_bytes,
             ),
-            frozenset(reached[pool.pk]),
+            frozenset(host_id for host_id, pool_ids in reached.items() if pool.pk in pool_ids),
             pool.pk in here,
         )
         for pool in pools
     ]
 
 
-def _sums(rows: QuerySet[Any], field: str) -> dict[UUID, int]:
-    summed = rows.values("pool").order_by().annotate(total=Sum(field))
+def _sums(rows: QuerySet[Any], size: F | Func) -> dict[UUID, int]:
+    summed = rows.values("pool").order_by().annotate(total=Sum(size))
     return {row["pool"]: row["total"] or 0 for row in summed}

@@ -1,6 +1,7 @@
 """Pure decisions: where a VM goes, what evidence about its commands means, what a look at libvirt means."""
 
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -61,9 +62,24 @@ def choose_place(hosts: Sequence[HostRoom], pools: Sequence[PoolRoom], need: Nee
         if roomy:
             best = min(roomy, key=lambda pool: (-pool.free_bytes, pool.name))
             return Place(host.id, best.id)
-        reasons += [f"host {host.name}: reaches no pool"] if not reachable else []
+        reasons += [f"host {host.name}: reaches none of the pools"] if not reachable else []
         reasons += [f"pool {pool.name}: {_lacks_room(pool, need)}" for pool in reachable]
     return NoPlace(tuple(dict.fromkeys(reasons)) or ("no host is up",))
+
+
+def choose_host(
+    hosts: Sequence[HostRoom], pools: AbstractSet[UUID], reached: Mapping[UUID, AbstractSet[UUID]], memory_bytes: int
+) -> UUID | NoPlace:
+    """The host with most free memory that fits and reaches all ``pools``; ties by name. ``reached``: pools by host."""
+    need = Need(memory_bytes=memory_bytes, disk_bytes=0)
+    reasons = []
+    for host in sorted(hosts, key=lambda host: (-host.free_memory_bytes, host.name)):
+        missing = pools - reached.get(host.id, frozenset())
+        why = _lacks_memory(host, need) or (missing and f"does not reach {len(missing)} of the VM's pools")
+        if not why:
+            return host.id
+        reasons.append(f"host {host.name}: {why}")
+    return NoPlace(tuple(reasons) or ("no host is up",))
 
 
 def _lacks_memory(host: HostRoom, need: Need) -> str:
@@ -120,19 +136,17 @@ def judge_vm_stop(_payload: Mapping[str, Any], evidence: VmEvidence) -> Verdict:
 
 class Sight(StrEnum):
     NOTHING = "nothing"
+    AS_RECORDED = "as recorded"
+    """It runs, or is paused, where it should."""
     STOPPED = "stopped"
     """It ran by our word and is gone: the guest powered off, or QEMU died."""
     STRANGER = "stranger"
     """It runs although it should not: an alarm, nothing is touched."""
 
 
-def read_sight(state: str, *, busy: bool, seen_power_state: str, on_its_host: bool) -> Sight:
-    """Compare a VM's state with what a host saw. A VM with an open exclusive operation is that operation's matter."""
-    if busy:
-        return Sight.NOTHING
-    seen_alive = seen_power_state in ("running", "paused")
-    if state == "running" and on_its_host and not seen_alive:
-        return Sight.STOPPED
-    if seen_alive and (state != "running" or not on_its_host):
-        return Sight.STRANGER
-    return Sight.NOTHING
+def read_sight(state: str, *, seen_power_state: str, on_its_host: bool) -> Sight:
+    """Compare a VM's state with what a host saw of it."""
+    should_live = state == "running" and on_its_host
+    if seen_power_state in ("running", "paused"):
+        return Sight.AS_RECORDED if should_live else Sight.STRANGER
+    return Sight.STOPPED if should_live else Sight.NOTHING

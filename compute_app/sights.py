@@ -1,5 +1,9 @@
 """What a ping's look at libvirt changes: power state, the guest agent's answer, and VMs that went off by themselves."""
 
+from typing import Any
+
+from django.db import transaction
+
 from agents.protocol.messages import Ping, VmFact
 from compute_app.models import VM
 from compute_app.rules import Sight, read_sight
@@ -8,7 +12,7 @@ from core_app.transitions import transition
 from infra_app.models import Agent
 from operations_app.models import Reservation
 
-_ABSENT = {"power_state": "off", "guest_agent": "unknown", "reason": "the domain is gone"}
+_ABSENT: dict[str, Any] = {"power_state": "off", "guest_agent": "unknown", "reason": "the domain is gone"}
 
 
 def take_ping(agent: Agent, ping: Ping) -> None:
@@ -17,30 +21,47 @@ def take_ping(agent: Agent, ping: Ping) -> None:
         return
     seen = {fact.vm_id: fact for fact in ping.vms}
     ours = VM.objects.filter(host=agent.pk, state=VM.State.RUNNING) | VM.objects.filter(pk__in=list(seen))
-    vms = list(ours.distinct())
-    held = Reservation.objects.filter(resource_type="vm", resource_id__in=[vm.pk for vm in vms], exclusive=True)
-    busy = set(held.values_list("resource_id", flat=True))
-    for vm in vms:
-        if (ping.epoch, ping.facts_number) > (vm.facts_epoch, vm.facts_number) or vm.host_id != agent.pk:
-            _compare(agent, vm, seen.get(str(vm.pk)) or VmFact(vm_id=str(vm.pk), **_ABSENT), busy=vm.pk in busy)
+    vms = {str(vm.pk): vm for vm in ours}
+    for vm_id, vm in vms.items():
+        _compare(agent, vm, seen.get(vm_id) or VmFact(vm_id=vm_id, **_ABSENT), (ping.epoch, ping.facts_number))
+    for vm_id in sorted(seen.keys() - vms.keys()):
+        text = f"{agent} runs a VM {vm_id}, which is not known here; nothing was touched"
+        events.alarm_once("vm.unknown", agent, text)
 
 
-def _compare(agent: Agent, vm: VM, fact: VmFact, *, busy: bool) -> None:
-    on_its_host = vm.host_id == agent.pk
-    sight = read_sight(vm.state, busy=busy, seen_power_state=fact.power_state, on_its_host=on_its_host)
-    if sight is Sight.STOPPED:
-        off = {"host": None, "power_state": "off", "guest_agent": "unknown", "power_reason": fact.reason[:255]}
-        where = {"host": agent.pk}
-        message = f"it went off by itself: {fact.reason}"
-        transition(vm, VM.State.STOPPED, event="vm.went_off", message=message, sets=off, where=where, level="warning")
-    elif sight is Sight.STRANGER:
-        text = f"{agent} runs {vm}, which is {vm.state} here; nothing was touched"
-        events.alarm_once("vm.runs_unexpectedly", vm, text)
-    elif on_its_host and not busy:
-        _update(vm, fact)
+def _compare(agent: Agent, vm: VM, fact: VmFact, look: tuple[int, int]) -> None:
+    """Judged twice, the second time with the VM locked: an operation begins and ends under that lock."""
+    sight = _sight(agent, vm, fact, look)
+    if sight is Sight.NOTHING or (sight is Sight.AS_RECORDED and not _changes(vm, fact)):
+        return
+    with transaction.atomic():
+        vm = VM.objects.select_for_update(no_key=True).get(pk=vm.pk)
+        if Reservation.objects.filter(resource_type="vm", resource_id=vm.pk, exclusive=True).exists():
+            return
+        sight = _sight(agent, vm, fact, look)
+        if sight is Sight.AS_RECORDED:
+            VM.objects.filter(pk=vm.pk).update(**_changes(vm, fact))
+        elif sight is Sight.STOPPED:
+            _went_off(vm, fact, look)
+        elif sight is Sight.STRANGER:
+            text = f"{agent} runs {vm}, which is {vm.state} here; nothing was touched"
+            events.alarm_once("vm.runs_unexpectedly", vm, text)
 
 
-def _update(vm: VM, fact: VmFact) -> None:
+def _sight(agent: Agent, vm: VM, fact: VmFact, look: tuple[int, int]) -> Sight:
+    """What the look means; nothing if it began before what is recorded was known."""
+    if agent.pk == vm.last_host_id and look <= (vm.facts_epoch, vm.facts_number):
+        return Sight.NOTHING
+    return read_sight(vm.state, seen_power_state=fact.power_state, on_its_host=vm.host_id == agent.pk)
+
+
+def _changes(vm: VM, fact: VmFact) -> dict[str, str]:
     now = {"power_state": fact.power_state, "guest_agent": fact.guest_agent, "power_reason": fact.reason[:255]}
-    if any(getattr(vm, name) != value for name, value in now.items()):
-        VM.objects.filter(pk=vm.pk, state=VM.State.RUNNING, host=vm.host_id).update(**now)
+    return {name: value for name, value in now.items() if getattr(vm, name) != value}
+
+
+def _went_off(vm: VM, fact: VmFact, look: tuple[int, int]) -> None:
+    off = {"host": None, "power_state": "off", "guest_agent": "unknown", "power_reason": fact.reason[:255]}
+    looked = {"facts_epoch": look[0], "facts_number": look[1]}
+    message = f"it went off by itself: {fact.reason}"
+    transition(vm, VM.State.STOPPED, event="vm.went_off", message=message, sets=off | looked, level="warning")

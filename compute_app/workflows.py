@@ -2,8 +2,12 @@
 
 from collections.abc import Sequence
 from typing import Any, Literal
+from uuid import UUID
+
+from django.db.models import QuerySet
 
 from agents.protocol.kinds import Disk, ImageFile, VmStart, VmStop, VolumeCreate, VolumeRemove
+from compute_app import placing
 from compute_app.models import VM, Volume, VolumeFile
 from core_app import settings_rows
 from core_app.transitions import transition
@@ -55,8 +59,20 @@ class CreateVolumes(Step):
         volume = Volume.objects.get(pk=command.label)
         transition(volume, Volume.State.READY, event="volume.ready")
 
+    def failed(self, operation: Operation, command: Command) -> Sequence[CommandSpec]:
+        """A copy of the template that is gone or damaged is had again by the next deployment, not by this one."""
+        error = command.error or {}
+        if error.get("code") == "backing_refused":
+            placement = Placement.objects.get(pk=operation.data["placement"])
+            event, cause = "placement.damaged", error["cause"]
+            transition(
+                placement, Placement.State.FAILED, event=event, message=cause, sets={"error": error}, level="alarm"
+            )
+        return ()
+
     def undo(self, operation: Operation) -> Sequence[CommandSpec]:
-        return _removals(_vm(operation), operation.data["host"])
+        host = operation.data["host"]
+        return [_removal(volume, host) for volume in _volumes_on_disk(_vm(operation))]
 
 
 class StartDomain(Step):
@@ -71,7 +87,6 @@ class StartDomain(Step):
         return [CommandSpec("vm.start", operation.data["host"], _vm_lane(vm), _domain(vm))]
 
     def done(self, operation: Operation, command: Command) -> None:
-        remember_look(_vm(operation), command)
         operation.result = {"host": command.agent.name, "accelerator": (command.answer or {}).get("accelerator")}
 
     def undo(self, operation: Operation) -> Sequence[CommandSpec]:
@@ -89,9 +104,6 @@ class StopDomain(Step):
         mode: Literal["graceful", "force"] = "force" if operation.data["force"] else "graceful"
         return [_stop(_vm(operation), operation.data["host"], mode)]
 
-    def done(self, operation: Operation, command: Command) -> None:
-        remember_look(_vm(operation), command)
-
 
 class PowerOff(Step):
     """Take the power away, if it may run anywhere. From here on a VM is not brought back by a cancel."""
@@ -102,9 +114,6 @@ class PowerOff(Step):
     def send(self, operation: Operation) -> Sequence[CommandSpec]:
         host = operation.data["host"]
         return [_stop(_vm(operation), host, "force")] if host else ()
-
-    def done(self, operation: Operation, command: Command) -> None:
-        remember_look(_vm(operation), command)
 
 
 class RemoveVolumes(Step):
@@ -117,7 +126,18 @@ class RemoveVolumes(Step):
         if not operation.data["expunge"]:
             return ()
         vm = _vm(operation)
-        return _removals(vm, operation.data["host"] or str(vm.last_host_id))
+        return [_removal(volume, self._host(volume, vm)) for volume in _volumes_on_disk(vm)]
+
+    def _host(self, volume: Volume, vm: VM) -> UUID:
+        host_id = placing.host_for_removal(volume.pool, vm.last_host_id)
+        if host_id is None:
+            raise Refused(
+                "no_host_reaches_pool",
+                f"No host reaches pool {volume.pool}, where {volume} lies.",
+                "The VM stays as it is until one does.",
+                "Bring a host with this pool up.",
+            )
+        return host_id
 
     def done(self, operation: Operation, command: Command) -> None:
         transition(Volume.objects.get(pk=command.label), Volume.State.REMOVED, event="volume.removed")
@@ -133,12 +153,12 @@ class DeployVM(Workflow):
     def ended(self, operation: Operation) -> None:
         vm = _vm(operation)
         if operation.state == OperationState.SUCCEEDED:
-            _settle_power(vm, running=operation.data["start"])
+            _settle_power(operation, running=operation.data["start"])
             return
         for volume in vm.volumes.exclude(state=Volume.State.REMOVED):
             transition(volume, Volume.State.REMOVED, event="volume.removed")
-        off = {"host": None, "error": operation.error or _cancelled(), "power_state": "off"}
-        transition(vm, VM.State.ERROR, event="vm.error", sets=off, level="warning")
+        sets = _OFF | _looks(operation) | {"error": operation.error or _cancelled()}
+        transition(vm, VM.State.ERROR, event="vm.error", sets=sets, level="warning")
 
 
 class StartVM(Workflow):
@@ -146,7 +166,7 @@ class StartVM(Workflow):
     steps = (StartDomain(),)
 
     def ended(self, operation: Operation) -> None:
-        _settle_power(_vm(operation), running=operation.state == OperationState.SUCCEEDED, error=operation.error)
+        _settle_power(operation, running=operation.state == OperationState.SUCCEEDED)
 
 
 class StopVM(Workflow):
@@ -154,32 +174,36 @@ class StopVM(Workflow):
     steps = (StopDomain(),)
 
     def ended(self, operation: Operation) -> None:
-        _settle_power(_vm(operation), running=operation.state != OperationState.SUCCEEDED, error=operation.error)
+        _settle_power(operation, running=operation.state != OperationState.SUCCEEDED)
 
 
 class DestroyVM(Workflow):
+    """It has only one end: both steps go forward until they are done."""
+
     kind = "vm.destroy"
     steps = (PowerOff(), RemoveVolumes())
 
     def ended(self, operation: Operation) -> None:
         to = VM.State.EXPUNGED if operation.data["expunge"] else VM.State.DESTROYED
-        transition(_vm(operation), to, event=f"vm.{to}", sets=_OFF)
+        transition(_vm(operation), to, event=f"vm.{to}", sets=_OFF | _looks(operation))
 
 
 _OFF: dict[str, Any] = {"host": None, "power_state": "off", "guest_agent": VM.GuestAgent.UNKNOWN}
-_ON: dict[str, Any] = {"power_state": "running", "guest_agent": VM.GuestAgent.UNKNOWN, "error": None}
+_ON: dict[str, Any] = {"power_state": "running", "guest_agent": VM.GuestAgent.UNKNOWN}
 
 
-def _settle_power(vm: VM, *, running: bool, error: Any = None) -> None:
-    if running:
-        transition(vm, VM.State.RUNNING, event="vm.running", sets=_ON | {"error": error})
-    else:
-        transition(vm, VM.State.STOPPED, event="vm.stopped", sets=_OFF | {"error": error})
+def _settle_power(operation: Operation, *, running: bool) -> None:
+    state, sets = (VM.State.RUNNING, _ON) if running else (VM.State.STOPPED, _OFF)
+    sets = sets | _looks(operation) | {"error": operation.error, "power_reason": ""}
+    transition(_vm(operation), state, event=f"vm.{state}", sets=sets)
 
 
-def remember_look(vm: VM, command: Command) -> None:
-    """Looks at libvirt that began before this command ended say nothing about what it made."""
-    VM.objects.filter(pk=vm.pk).update(facts_epoch=command.agent.epoch, facts_number=command.facts_begun)
+def _looks(operation: Operation) -> dict[str, int]:
+    """Looks at libvirt that began before the operation's last word on the domain say nothing about what it made."""
+    last = operation.commands.filter(kind__in=("vm.start", "vm.stop")).select_related("agent").order_by("-seq").first()
+    if last is None or last.sent_at is None:
+        return {}
+    return {"facts_epoch": last.agent.epoch, "facts_number": last.facts_begun}
 
 
 def _cancelled() -> dict[str, str]:
@@ -222,17 +246,14 @@ def _creation(volume: Volume) -> VolumeCreate:
     )
 
 
-def _removals(vm: VM, host_id: Any) -> list[CommandSpec]:
-    volumes = vm.volumes.exclude(state=Volume.State.REMOVED).select_related("pool").prefetch_related("files")
-    return [
-        CommandSpec("volume.remove", host_id, _volume_lane(volume), _removal(volume), str(volume.pk))
-        for volume in volumes
-    ]
+def _volumes_on_disk(vm: VM) -> QuerySet[Volume]:
+    return vm.volumes.exclude(state=Volume.State.REMOVED).select_related("pool").prefetch_related("files")
 
 
-def _removal(volume: Volume) -> VolumeRemove:
+def _removal(volume: Volume, host_id: Any) -> CommandSpec:
     names = tuple(file.file_name for file in volume.files.all())
-    return VolumeRemove(volume_id=str(volume.pk), pool_path=volume.pool.path, file_names=names)
+    payload = VolumeRemove(volume_id=str(volume.pk), pool_path=volume.pool.path, file_names=names)
+    return CommandSpec("volume.remove", host_id, _volume_lane(volume), payload, str(volume.pk))
 
 
 def _domain(vm: VM) -> VmStart:

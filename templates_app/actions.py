@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from uuid import UUID
 
 from django.db import transaction
 
@@ -11,12 +12,14 @@ from agents.common.address_guard import check_url_syntax
 from agents.common.checksums import parse_checksum
 from agents.common.errors import CommandError
 from agents.common.request_headers import parse_headers
-from core_app.errors import InvalidInput, WrongState
+from core_app.errors import Busy, InvalidInput, NotPermitted, WrongState
 from core_app.sealing import encrypt_at_rest
 from core_app.transitions import transition
 from infra_app.models import StoragePool, Zone
 from operations_app.actions import submit
 from operations_app.models import Operation
+from operations_app.rules import OPERATION_FINAL
+from operations_app.workflow import locked
 from templates_app.models import Placement, Template
 from templates_app.sources import allowed_networks
 
@@ -71,6 +74,15 @@ def _check_source(wanted: Registration) -> tuple[dict[str, str], dict[str, str]]
         headers = parse_headers(wanted.headers)
     with _naming("secret_headers"):
         secret_headers = parse_headers(wanted.secret_headers)
+    twice = sorted({name.lower() for name in headers} & {name.lower() for name in secret_headers})
+    if twice:
+        raise InvalidInput(
+            f"The header {twice[0]} is given both openly and secretly.",
+            "The template was not registered.",
+            "Leave it among the secret headers only.",
+            code="header_refused",
+            errors={"secret_headers": [f"{twice[0]} is among the headers too."]},
+        )
     return headers, secret_headers
 
 
@@ -117,8 +129,26 @@ def _zones(wanted: Registration) -> Sequence[Zone]:
     return wanted.zones
 
 
+def lock_zone(zone_id: UUID) -> Zone:
+    """One at a time in a zone where room is promised or downloads begin. Must be the first lock of the transaction."""
+    return Zone.objects.select_for_update(no_key=True).get(pk=zone_id)
+
+
 def template_prepare(template: Template, pool: StoragePool, user: User | None = None) -> Operation:
-    """Have a template on a pool ahead of a deployment. Raises WrongState when it is there already, or not ready."""
+    """Have a template on a pool ahead of a deployment.
+
+    Raises WrongState when it is there already, or not ready; InvalidInput when the pool is in none of its zones;
+    NotPermitted when the template is another account's; Busy as :func:`ensure_placement`.
+    """
+    if user is not None and not user.operates and user.account_id != template.account_id:
+        raise NotPermitted(f"{template} belongs to another account.", "Nothing was downloaded.", "Deploy a VM from it.")
+    if not template.zones.filter(pk=pool.zone_id).exists():
+        raise InvalidInput(
+            f"{template} is not in zone {pool.zone}.",
+            "Nothing was downloaded.",
+            "Choose a pool in a zone of the template.",
+            errors={"pool": ["It is in none of the template's zones."]},
+        )
     with transaction.atomic():
         _, operation = ensure_placement(template, pool, for_waiters=False, user=user)
     if operation is None:
@@ -133,25 +163,44 @@ def ensure_placement(
 ) -> tuple[Placement, Operation | None]:
     """The placement of a template on a pool, and the one operation that is bringing it there; None when it is there.
 
-    Call it in a transaction. Any number of callers at once get the same operation. ``for_waiters``: an operation that
-    this call begins is cancelled when nobody waits for it any more.
+    Call it in a transaction that has locked nothing but the pool's zone: it locks the zone, then the download, the
+    order in which their rows are locked everywhere. Any number of callers at once get the same operation.
+    ``for_waiters``: an operation that this call begins is cancelled when nobody waits for it any more. Raises
+    WrongState when the template is not ready, Busy while a download to this pool is being put back.
     """
+    lock_zone(pool.zone_id)
     if template.state != Template.State.READY:
         raise WrongState(
             f"{template} is {template.state}.",
             "It cannot be put on a pool.",
             "Wait until its registration has succeeded, or register it again.",
         )
-    found, _ = Placement.objects.get_or_create(
+    placement, _ = Placement.objects.get_or_create(
         template=template, pool=pool, defaults={"kind": Placement.Kind.POOL, "zone": pool.zone}
     )
-    placement = Placement.objects.select_for_update().get(pk=found.pk)
+    if placement.operation_id is not None:
+        download = locked(placement.operation_id)
+        if download.state not in OPERATION_FINAL:
+            return placement, _join(download, for_waiters=for_waiters)
+        placement.refresh_from_db()
     if placement.state == Placement.State.READY:
         return placement, None
-    if placement.state == Placement.State.DOWNLOADING and placement.operation is not None:
-        return placement, placement.operation
-    operation = _begin_download(placement, for_waiters=for_waiters, user=user)
-    return placement, operation
+    return placement, _begin_download(placement, for_waiters=for_waiters, user=user)
+
+
+def _join(download: Operation, *, for_waiters: bool) -> Operation:
+    """Share a locked download under way. One that goes back would take whoever joins now with it."""
+    if download.cancel_requested_at or download.undoing:
+        raise Busy(
+            f"{download} is being put back.",
+            "The template cannot be had there in this moment.",
+            "Ask again when that operation has ended.",
+            operation=download.pk,
+        )
+    if not for_waiters and download.data["for_waiters"]:
+        download.data["for_waiters"] = False
+        download.save(update_fields=["data"])
+    return download
 
 
 def _begin_download(placement: Placement, *, for_waiters: bool, user: User | None) -> Operation:
@@ -164,5 +213,4 @@ def _begin_download(placement: Placement, *, for_waiters: bool, user: User | Non
         user=user,
     )
     Placement.objects.filter(pk=placement.pk).update(operation=operation)
-    placement.operation = operation
     return operation

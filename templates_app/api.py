@@ -4,20 +4,20 @@ from typing import Any, ClassVar
 
 from django.db.models import QuerySet
 from drf_spectacular.utils import extend_schema, extend_schema_field
-from operations_app.api import OperationSerializer
 from rest_framework import serializers
 from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
 from accounts_app.models import Account
-from accounts_app.owners import account_for
+from accounts_app.owners import VisibleField, account_for
 from accounts_app.tenancy import user_of
 from core_app.accepted import Accepted
 from core_app.references import Reference, reference
 from core_app.serializers import ReferenceSerializer
 from core_app.viewsets import ReadViewSet
 from infra_app.models import StoragePool, Zone
+from operations_app.api import OperationSerializer
 from templates_app import actions
 from templates_app.models import Placement, Template
 
@@ -54,6 +54,10 @@ class TemplateSerializer(serializers.ModelSerializer[Template]):
         read_only_fields: ClassVar = fields
 
 
+_IDS = {"type": "array", "items": {"type": "string", "format": "uuid"}}
+
+
+@extend_schema_field({"oneOf": [_IDS, {"type": "string", "enum": ["all"]}]})
 class ZonesField(serializers.Field):  # type: ignore[type-arg]
     """A list of zone ids, or ``"all"``."""
 
@@ -68,23 +72,26 @@ class ZonesField(serializers.Field):  # type: ignore[type-arg]
         return value
 
 
+class HeadersField(serializers.DictField):
+    """Header names and values as they are: a line break at the end is refused later, not trimmed here."""
+
+    child = serializers.CharField(max_length=4096, trim_whitespace=False, allow_blank=True)
+
+
 class NewTemplateSerializer(serializers.Serializer[Any]):
     """A template to register for direct download by the hosts."""
 
     name = serializers.CharField(max_length=255)
     url = serializers.CharField(max_length=2048)
     format = serializers.ChoiceField(choices=Template.Format.choices)
-    zones = extend_schema_field(
-        {"oneOf": [{"type": "array", "items": {"type": "string", "format": "uuid"}}, {"const": "all"}]}
-    )(ZonesField)(default=list, write_only=True, help_text="Left out: all")
-    account = serializers.PrimaryKeyRelatedField(queryset=Account.objects.all(), required=False)
+    zones = ZonesField(default=list, write_only=True, help_text="Left out: all")
+    account = VisibleField(queryset=Account.objects.all(), required=False)
     checksum = serializers.CharField(max_length=160, required=False, default="", allow_blank=True)
     direct_download = serializers.BooleanField(default=True)
     public = serializers.BooleanField(default=False)
-    headers = serializers.DictField(child=serializers.CharField(max_length=4096), required=False, default=dict)
-    secret_headers = serializers.DictField(
-        child=serializers.CharField(max_length=4096), required=False, default=dict, write_only=True
-    )
+    headers = HeadersField(required=False, default=dict)
+    secret_headers = HeadersField(required=False, default=dict, write_only=True, help_text="Never readable again")
+    is_iso = serializers.BooleanField(required=False, help_text="Follows from the format; may be left out")
     follow_redirects = serializers.BooleanField(default=True)
 
     def validate_direct_download(self, value: bool) -> bool:
@@ -92,12 +99,21 @@ class NewTemplateSerializer(serializers.Serializer[Any]):
             raise serializers.ValidationError("Only direct download is there yet; leave it true.")
         return value
 
+    def validate(self, fields: dict[str, Any]) -> dict[str, Any]:
+        if fields.pop("is_iso", None) not in {None, fields["format"] == Template.Format.ISO}:
+            raise serializers.ValidationError({"is_iso": ["It contradicts the format."]})
+        return fields
+
 
 class PlacementSerializer(serializers.ModelSerializer[Placement]):
+    """A template on a pool, or its place in a zone where hosts download it by themselves."""
+
     target = serializers.SerializerMethodField(help_text="The pool; null where hosts download by themselves")
     download_state = serializers.CharField(read_only=True)
     percent = serializers.IntegerField(read_only=True)
-    progress = serializers.DictField(read_only=True)
+    progress = serializers.DictField(read_only=True, help_text="Bytes and rate while it is downloaded")
+    attempt = serializers.IntegerField(read_only=True, help_text="How many hosts were asked to download it, at last")
+    mirror = serializers.CharField(read_only=True, allow_null=True, help_text="Where the bytes come from")
 
     class Meta:
         model = Placement
@@ -110,6 +126,8 @@ class PlacementSerializer(serializers.ModelSerializer[Placement]):
             "download_state",
             "percent",
             "progress",
+            "attempt",
+            "mirror",
             "operation",
             "path",
             "size_bytes",
@@ -133,12 +151,13 @@ class TemplateViewSet(ReadViewSet):
     serializer_class = TemplateSerializer
     filterset_fields: ClassVar = ["name", "state", "zones", "account", "format", "public"]
     ordering_fields = ("name",)
+    query_parameters: ClassVar = {"placements": ("cursor", "page_size")}
     writable_by_users = True
 
     @extend_schema(request=NewTemplateSerializer, responses={202: OperationSerializer})
     def create(self, request: Request) -> Response:
         """Register a template, which is the operation's target; it is ready when a host has looked at its URL."""
-        given = NewTemplateSerializer(data=request.data)
+        given = NewTemplateSerializer(data=request.data, context=self.get_serializer_context())
         given.is_valid(raise_exception=True)
         fields = dict(given.validated_data)
         fields.pop("direct_download")
@@ -148,15 +167,16 @@ class TemplateViewSet(ReadViewSet):
         return Accepted(operation)
 
     @extend_schema(responses={200: PlacementSerializer(many=True)})
-    @action(detail=True, pagination_class=None)
-    def placements(self, request: Request, pk: str | None = None) -> Response:
+    @action(detail=True, serializer_class=PlacementSerializer)
+    def placements(self, request: Request, pk: str) -> Response:
         """One row a pool, and one a zone where hosts download by themselves."""
-        rows: QuerySet[Placement] = self.get_object().placements.select_related("pool", "operation")
-        return Response(PlacementSerializer(rows.order_by("created_at"), many=True).data)
+        rows: QuerySet[Placement] = self.get_object().placements.select_related("template", "pool", "operation")
+        page = self.paginate_queryset(rows)
+        return self.get_paginated_response(PlacementSerializer(page, many=True).data)
 
     @extend_schema(request=PrepareSerializer, responses={202: OperationSerializer})
     @action(detail=True, methods=["post"])
-    def prepare(self, request: Request, pk: str | None = None) -> Response:
+    def prepare(self, request: Request, pk: str) -> Response:
         """Download a template to a pool ahead of a deployment."""
         template = self.get_object()
         given = PrepareSerializer(data=request.data)

@@ -9,7 +9,7 @@ class TemplatesConfig(AppConfig):
 
     def ready(self) -> None:
         from operations_app import registry
-        from templates_app import rules, workflows
+        from templates_app import rules, waiting, workflows
         from templates_app.models import Placement, Template
 
         registry.register_lockable("template", Template)
@@ -19,3 +19,4 @@ class TemplatesConfig(AppConfig):
         registry.register_verdict("template.check", rules.judge_check)
         registry.register_verdict("template.download", rules.judge_download)
         registry.register_verdict("template.remove", rules.judge_remove)
+        registry.ping_consumers.append(waiting.take_ping)

@@ -86,6 +86,7 @@ class Placement(models.Model):
     """A template on a pool (``kind`` pool), or its place in a zone without a copy (``kind`` store, bypassed).
 
     States: ``absent`` → ``downloading`` → ``ready`` | ``failed``; a failed one is downloaded again when next needed.
+    A ready one whose file turns out to be gone or damaged becomes ``failed``.
     """
 
     class Kind(models.TextChoices):
@@ -103,7 +104,7 @@ class Placement(models.Model):
             State.ABSENT: {State.DOWNLOADING, State.READY, State.FAILED},
             State.DOWNLOADING: {State.ABSENT, State.FAILED},
             State.READY: {State.ABSENT, State.DOWNLOADING},
-            State.FAILED: {State.DOWNLOADING},
+            State.FAILED: {State.DOWNLOADING, State.READY},
         }
     )
 
@@ -132,7 +133,14 @@ class Placement(models.Model):
         indexes: ClassVar = [models.Index(fields=["created_at", "id"], name="placement_by_time")]
 
     def __str__(self) -> str:
-        return f"{self.template} on {self.pool}" if self.pool else f"{self.template} in {self.zone}"
+        return (
+            f"{self.template.name[:120]} on {self.pool.name[:120]}" if self.pool else f"{self.template} in {self.zone}"
+        )
+
+    @property
+    def account_id(self) -> uuid.UUID:
+        """Its template's: whose events and operations are about it."""
+        return self.template.account_id
 
     @property
     def download_state(self) -> str:
@@ -140,6 +148,16 @@ class Placement(models.Model):
         if self.kind == self.Kind.STORE:
             return "bypassed"
         return _DOWNLOAD_STATES[self.state]
+
+    @property
+    def attempt(self) -> int:
+        """How many hosts were asked to download it, the last time."""
+        return len(self.operation.data["tried"]) if self.operation else 0
+
+    @property
+    def mirror(self) -> str | None:
+        """Where the bytes come from, without the query, which may hold a secret; None where nothing is downloaded."""
+        return self.template.url.partition("?")[0] if self.operation else None
 
     @property
     def progress(self) -> dict[str, Any]:
@@ -159,6 +177,9 @@ class Placement(models.Model):
     def visible_to_account(account_id: uuid.UUID) -> Q:
         return Q(template__account_id=account_id) | Q(template__public=True)
 
+
+TAKES_ROOM = (Placement.State.DOWNLOADING, Placement.State.READY)
+"""States in which a template's copy takes room on its pool, or is promised it."""
 
 _DOWNLOAD_STATES: dict[str, str] = {
     Placement.State.ABSENT: "not_downloaded",

@@ -6,6 +6,7 @@ from typing import Any
 
 from agents.protocol.kinds import TemplateCheck, TemplateDownload, TemplateDownloadAnswer, TemplateRemove
 from agents.protocol.states import CommandState
+from core_app.errors import WrongState
 from core_app.transitions import transition
 from infra_app.models import Agent, StoragePool
 from operations_app.models import Command, Operation
@@ -31,11 +32,15 @@ class CheckByHost(Step):
 
     def failed(self, operation: Operation, command: Command) -> Sequence[CommandSpec]:
         problem = command.error or {}
-        host = {"host": command.agent.name, "reason": problem.get("cause", "interrupted")}
-        operation.data.setdefault("reasons", []).append(host)
-        if not problem.get("elsewhere", True):
+        if command.sent_at is None and not problem:
+            # Taken back from a host that did not come up: as if it had never been chosen.
+            operation.data["tried"].remove(str(command.agent_id))
+            operation.error = None
+            return self._ask_another(operation)
+        _note_reason(operation, command)
+        if not problem.get("elsewhere", True) or len(operation.data["tried"]) >= CHECKING_HOSTS:
             return ()
-        return self._ask_another(operation) if len(operation.data["tried"]) < CHECKING_HOSTS else ()
+        return self._ask_another(operation)
 
     def done(self, operation: Operation, command: Command) -> None:
         answer = command.answer or {}
@@ -51,19 +56,31 @@ class CheckByHost(Step):
             if not tried:
                 raise Refused(
                     "no_host",
-                    "The template's zones have no host.",
+                    "No host of the template's zones is up, or will come up by itself.",
                     "Nobody can look at its URL.",
-                    "Let a host join one of the zones, and register the template again.",
+                    "Let a host join one of the zones or activate one, and register the template again.",
                 )
             return ()
+        if host.state != Agent.State.UP:
+            operation.error = _nobody_up(template)
         tried.append(str(host.pk))
         payload = TemplateCheck(template_id=str(template.pk), source=source_of(template), limits=limits())
         lane = f"template:{template.pk}"
         return [CommandSpec("template.check", host.pk, lane, payload, secrets=secrets_of(template))]
 
 
+def _nobody_up(template: Template) -> dict[str, Any]:
+    return {
+        "code": "no_host_up",
+        "cause": f"No host of {template}'s zones is up.",
+        "consequence": "Its URL is not looked at yet; the first host that comes up will do so.",
+        "remedy": "Bring a host up, or cancel the registration.",
+    }
+
+
 def _checking_host(template: Template, tried: Sequence[str]) -> Agent | None:
-    """One that is up; else, before any was asked, one that may come up: the command waits for it until its deadline."""
+    """One that is up; else, before any was asked, one that may come up: the command waits until its deadline for it,
+    or for the first of the others that comes up, see ``waiting.py``."""
     hosts = Agent.objects.filter(role=Agent.Role.HOST, zone__in=template.zones.all()).exclude(pk__in=tried)
     up = list(hosts.filter(state=Agent.State.UP, ahead=False))
     waiting = [] if up or tried else list(hosts.filter(state__in=[Agent.State.JOINED, Agent.State.DISCONNECTED]))
@@ -89,6 +106,12 @@ class RegisterTemplate(Workflow):
                 )
 
 
+def _note_reason(operation: Operation, command: Command) -> None:
+    """Keep why this host failed, for the people who ask why all did."""
+    cause = (command.error or {}).get("cause", f"The command ended as {command.state}.")
+    operation.data.setdefault("reasons", []).append({"host": command.agent.name, "reason": cause})
+
+
 def _with_reasons(operation: Operation) -> dict[str, Any]:
     error = operation.error or {
         "code": "cancelled",
@@ -111,11 +134,10 @@ class DownloadToPool(Step):
         return self._ask(operation)
 
     def failed(self, operation: Operation, command: Command) -> Sequence[CommandSpec]:
-        problem = command.error or {}
-        reason = {"host": command.agent.name, "reason": problem.get("cause", "interrupted")}
-        operation.data.setdefault("reasons", []).append(reason)
-        by_its_word = command.state == CommandState.FAILED
-        if not by_its_word or not problem.get("elsewhere") or len(operation.data["tried"]) >= DOWNLOAD_ATTEMPTS:
+        _note_reason(operation, command)
+        elsewhere = (command.error or {}).get("elsewhere")
+        by_its_word = command.state == CommandState.FAILED  # else what it left is removed first
+        if not by_its_word or not elsewhere or len(operation.data["tried"]) >= DOWNLOAD_ATTEMPTS:
             return ()
         return self._ask(operation)
 
@@ -156,11 +178,11 @@ class DownloadToPool(Step):
         if host is None:
             if tried:
                 return ()
-            raise Refused(
-                "no_host_reaches_pool",
+            raise WrongState(
                 f"No host that is up reaches pool {pool}.",
                 "The template cannot be downloaded to it.",
                 "Bring a host with this pool up, or choose another pool.",
+                code="no_host_reaches_pool",
             )
         tried.append(str(host.pk))
         payload = TemplateDownload(
@@ -176,14 +198,15 @@ class DownloadToPool(Step):
 
 
 def _downloading_host(pool: StoragePool, tried: Sequence[str]) -> Agent | None:
-    """One not tried yet; a local pool's own host is all there is, so it is asked again."""
+    """One that is up and reaches the pool; one that was not tried yet if there is any."""
     reaching = Agent.objects.filter(
-        role=Agent.Role.HOST, zone=pool.zone_id, host__reaches__pool=pool, host__reaches__reachable=True, ahead=False
+        role=Agent.Role.HOST, state=Agent.State.UP, ahead=False, host__reaches__in=pool.reaches.filter(reachable=True)
     )
     if pool.host_id:
-        return reaching.filter(pk=pool.host_id, state=Agent.State.UP).first()
-    up = list(reaching.filter(state=Agent.State.UP).exclude(pk__in=tried))
-    return random.choice(up) if up else None  # noqa: S311
+        reaching = reaching.filter(pk=pool.host_id)
+    up = list(reaching)
+    candidates = [host for host in up if str(host.pk) not in tried] or up
+    return random.choice(candidates) if candidates else None  # noqa: S311
 
 
 class DownloadTemplate(Workflow):

@@ -29,7 +29,6 @@ class Migration(migrations.Migration):
                         choices=[
                             ("creating", "Creating"),
                             ("ready", "Ready"),
-                            ("error", "Error"),
                             ("removed", "Removed"),
                         ],
                         default="creating",
