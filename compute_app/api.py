@@ -167,7 +167,7 @@ class VolumeViewSet(ReadViewSet):
     queryset = Volume.objects.select_related("top__volume__pool").prefetch_related("files")
     serializer_class = VolumeSerializer
     filterset_fields: ClassVar = ["name", "state", "vm", "pool", "account"]
-    ordering_fields = ("name", "size_bytes")
+    ordering_fields = ("name",)
 
 
 routes = [("vms", VMViewSet, "vm"), ("volumes", VolumeViewSet, "volume")]

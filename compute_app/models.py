@@ -74,6 +74,7 @@ class VM(models.Model):
         indexes: ClassVar = [
             models.Index(fields=["created_at", "id"], name="vm_by_time"),
             models.Index(fields=["account", "created_at", "id"], name="vm_by_account"),
+            models.Index(fields=["name", "id"], name="vm_by_name"),
             models.Index(fields=["host", "state"], name="vm_by_host"),
         ]
 
@@ -125,6 +126,7 @@ class Volume(models.Model):
         indexes: ClassVar = [
             models.Index(fields=["created_at", "id"], name="volume_by_time"),
             models.Index(fields=["account", "created_at", "id"], name="volume_by_account"),
+            models.Index(fields=["name", "id"], name="volume_by_name"),
             models.Index(fields=["pool", "state"], name="volume_by_pool"),
         ]
 

@@ -59,6 +59,7 @@ class Template(models.Model):
         indexes: ClassVar = [
             models.Index(fields=["created_at", "id"], name="template_by_time"),
             models.Index(fields=["account", "created_at", "id"], name="template_by_account"),
+            models.Index(fields=["name", "id"], name="template_by_name"),
         ]
 
     def __str__(self) -> str:
