@@ -145,11 +145,11 @@ class Part:
         self._flushed = self._offset
 
     def _stretches(self, start: int, end: int) -> list[tuple[int, int]]:
-        """What of the buffer is to be written: everything but whole aligned blocks of zeros."""
+        """What of the buffer is to be written: everything but whole blocks of zeros, aligned as the file's are."""
         stretches: list[tuple[int, int]] = []
         while start < end:
             stop = min(start - start % _HOLE_BYTES + _HOLE_BYTES, end)
-            if stop - start < _HOLE_BYTES or not self._buffer.startswith(_ZEROS, start):
+            if not self._buffer.startswith(_ZEROS, start):
                 adjoins = bool(stretches) and stretches[-1][1] == start
                 stretches.append((stretches.pop()[0] if adjoins else start, stop))
             start = stop

@@ -199,12 +199,10 @@ def _take_over(context: Context, payload: TemplateDownload, pool: Path) -> Path:
     """This attempt's part, which is the newest one of an earlier attempt if there is one."""
     path = pool / temporary_name(payload.file_name, context.command_id, context.attempt)
     with pool_errors(pool):
-        *older, newest = parts_of(pool, payload.file_name, context.command_id) or [path]
+        newest = [path, *parts_of(pool, payload.file_name, context.command_id)][-1]
     context.step("template_download.before_temporary")
-    with pool_errors(pool):
-        for part in older:
-            remove_image(part, pool)
-        if newest != path:
+    if newest != path:
+        with pool_errors(pool):
             rename_no_replace(newest, path)
     return path
 
@@ -238,8 +236,6 @@ def _publish(path: Path, final: Path, verified: VerifiedFile, context: Context) 
 
 
 def _accept_other(final: Path, mine: VerifiedFile) -> VerifiedFile:
-    if _is_same(final, mine):
-        return mine
     verifier = Verifier(None)
     for data in _blocks(final):
         verifier.update(data)

@@ -144,6 +144,12 @@ def test_a_server_without_ranges_begins_anew(mirror: Mirror, tmp_path: Path) -> 
     assert len(mirror.requests) == 2
 
 
+def test_without_a_validator_nothing_is_joined(mirror: Mirror, tmp_path: Path) -> None:
+    mirror.etag, mirror.cut_at = "", [3 * MIB]
+    assert fetch(f"{mirror.url}/a", tmp_path / "p") == BODY
+    assert mirror.ranges_asked() == ["", ""]
+
+
 def test_last_modified_serves_where_the_etag_is_weak(mirror: Mirror, tmp_path: Path) -> None:
     mirror.etag, mirror.last_modified = "", "Sat, 21 Nov 2026 10:00:00 GMT"
     mirror.cut_at = [MIB]

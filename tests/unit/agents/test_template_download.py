@@ -302,6 +302,7 @@ def test_another_file_that_was_there_first_is_not_touched(
     error = refused(FakeContext(), wanted(mirror, pool, pinned_sha256=pin))
     assert (error.problem.code, error.problem.elsewhere) == ("final_name_taken", False)
     assert (pool / "t.qcow2").read_bytes() == b"other"
+    assert len(mirror.requests) == (0 if pinned else 1)
     assert names(pool) == ["t.qcow2"]
 
 
