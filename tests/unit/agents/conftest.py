@@ -43,7 +43,8 @@ from tests.lab.waiting import poll
 
 SECONDS = 15.0
 PING_SECONDS = 0.25
-PROGRAM = "tests.unit.agents.agent_program"
+PLAYED = "tests.unit.agents.agent_program"
+REAL = "agents"
 
 
 @pytest.fixture(scope="session")
@@ -235,10 +236,10 @@ class AgentProcess:
         self._log_path = log_path
         self._processes: list[subprocess.Popen[bytes]] = []
 
-    def start(self, *options: str) -> subprocess.Popen[bytes]:
+    def start(self, *options: str, program: str = PLAYED) -> subprocess.Popen[bytes]:
         with self._log_path.open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", PROGRAM, "run", "--state-dir", str(self.state_dir), *options],
+                [sys.executable, "-m", program, "run", "--state-dir", str(self.state_dir), *options],
                 cwd=ROOT,
                 env={**os.environ, "CLOUDCTL_CRASH_DIR": str(self.crash_dir)},
                 stdout=log,

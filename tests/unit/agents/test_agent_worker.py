@@ -9,12 +9,13 @@ import pytest
 import redis
 
 from agents.main import EXIT_HELD, EXIT_REFUSED
+from agents.protocol.kinds import VolumeCreate
 from agents.protocol.messages import Hello, Ping, PoolInfo, Reports, command_queue
 from agents.protocol.sealing import seal
 from agents.protocol.states import AGENT_FINAL
 from tests.lab.broker import Broker
 from tests.lab.waiting import poll
-from tests.unit.agents.conftest import SECONDS, Host, effects
+from tests.unit.agents.conftest import REAL, SECONDS, Host, effects
 
 
 def test_it_says_hello_and_pings_after_it_was_welcomed(host: Host) -> None:
@@ -211,6 +212,30 @@ def test_a_ping_tells_the_room_in_each_pool_and_why_one_is_out_of_reach(fresh: H
     assert 0 < here.available_bytes <= here.capacity_bytes
     assert not gone.reachable
     assert "No such file" in gone.reason
+
+
+def test_the_host_role_makes_a_volume_and_tells_what_libvirt_says(fresh: Host, pool: Path) -> None:
+    server = fresh.server
+    fresh.agent.start(program=REAL)
+    assert server.wait_hello(1).facts.libvirt_version != ""
+    assert server.wait_ping(lambda ping: ping.facts_number > 0).vms == ()
+    payload = VolumeCreate(volume_id="v1", pool_path=str(pool), file_name="v1.qcow2", virtual_size_bytes=1 << 20)
+    envelope = server.send(server.envelope(pool, payload=payload.model_dump(mode="json")))
+    server.wait(envelope, "COMPLETED")
+    evidence = server.probe(envelope).evidence
+    assert evidence is not None
+    assert evidence["final"]["path"] == str(pool / "v1.qcow2")
+    assert [path.name for path in pool.iterdir()] == ["v1.qcow2"]
+
+
+def test_a_host_whose_libvirtd_is_down_says_so_and_has_an_agent_all_the_same(fresh: Host, pool: Path) -> None:
+    identity = fresh.state.read_identity()
+    fresh.state.write_identity(identity.model_copy(update={"libvirt_uri": "qemu+unix:///system?socket=/nowhere"}))
+    fresh.agent.start(program=REAL)
+    fresh.server.wait_hello(1)
+    ping = fresh.server.wait_ping(lambda ping: ping.facts_number > 0)
+    assert ping.vms is None
+    assert "/nowhere" in ping.vms_reason
 
 
 # --- deaths --------------------------------------------------------------------------------------------------------
