@@ -65,6 +65,7 @@ class Agent:
         self._journal.load()
         self._read_host_facts()
         self._reporter.start()
+        self._prober.start()
         self._executor.start()
         self._role.start(self._reporter.vm_changed)
         log.info("agent.started", extra={"agent_id": self._identity.agent_id, "epoch": self._epoch.number})
@@ -79,7 +80,6 @@ class Agent:
         return self._exit_code or exit_code
 
     def _stop(self) -> None:
-        self._prober.stop()
         self._executor.stop(STOP_SECONDS)
         self._role.stop()
         self._reporter.stop(LAST_WORDS_SECONDS)
@@ -162,15 +162,15 @@ def run(state_dir: Path, make_role: MakeRole, *, take_over: bool) -> int:
     folder = StateFolder(state_dir)
     folder.prepare()
     identity = folder.read_identity()
-    with Lock(folder, identity.name) as lock:
-        try:
-            lock.take(take_over=take_over)
-        except StateError as error:
-            return _complain(error, EXIT_HELD)
-        folder.sweep()
-        epoch = Epoch(folder)
-        epoch.raise_own()
-        return Agent(folder, identity, epoch, make_role(identity, folder)).run()
+    try:
+        # Never released: a thread that outlives everything else would work beside the next agent. It ends with us.
+        Lock(folder, identity.name).take(take_over=take_over)
+    except StateError as error:
+        return _complain(error, EXIT_HELD)
+    folder.sweep()
+    epoch = Epoch(folder)
+    epoch.raise_own()
+    return Agent(folder, identity, epoch, make_role(identity, folder)).run()
 
 
 def _complain(error: StateError, exit_code: int) -> int:

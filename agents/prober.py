@@ -1,8 +1,9 @@
 """Answers probes: what is true about a command of which nothing runs any more."""
 
 import logging
+import threading
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
 from typing import Any, Literal
 
 from agents.common.children import end_orphans
@@ -27,21 +28,29 @@ class Prober:
         self._lanes = lanes
         self._tools = tools
         self._reporter = reporter
-        self._pool = ThreadPoolExecutor(PROBES_AT_ONCE, thread_name_prefix="probe")
+        self._questions: SimpleQueue[Probe] = SimpleQueue()
+        self._threads = [
+            # Daemons: a probe that waits for a dead file server must not keep the agent from ending.
+            threading.Thread(target=self._work, name=f"probe-{number}", daemon=True)
+            for number in range(PROBES_AT_ONCE)
+        ]
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
 
     def ask(self, question: Probe) -> None:
         """Look, and answer. The command stands still until then (see :meth:`Lanes.stand_still`)."""
-        self._pool.submit(self._look_and_answer, question)
+        self._questions.put(question)
 
-    def stop(self) -> None:
-        self._pool.shutdown(wait=False, cancel_futures=True)
-
-    def _look_and_answer(self, question: Probe) -> None:
-        try:
-            status, evidence, reason = self._look(question)
-        finally:
-            self._lanes.go_on(question.command_id)
-        self.answer(question, status, evidence, reason)
+    def _work(self) -> None:
+        while True:
+            question = self._questions.get()
+            try:
+                status, evidence, reason = self._look(question)
+            finally:
+                self._lanes.go_on(question.command_id)
+            self.answer(question, status, evidence, reason)
 
     def _look(self, question: Probe) -> tuple[Status, dict[str, Any] | None, str]:
         record = self._journal.record(question.command_id)

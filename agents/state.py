@@ -10,8 +10,7 @@ import signal
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 from pydantic import ValidationError
 
@@ -112,20 +111,12 @@ class StateFolder:
 
 
 class Lock:
-    """The right to be the agent of a state folder: an flock(2) that ends with the process."""
+    """The right to be the agent of a state folder: an flock(2) that is given back by the end of the process only."""
 
     def __init__(self, folder: StateFolder, name: str) -> None:
         self._path = folder.lock
         self._name = name
         self._file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        os.close(self._file)
 
     def take(self, *, take_over: bool = False) -> None:
         """Become the only agent here. Raises StateError that names the holder, unless ``take_over`` ends it first."""

@@ -50,11 +50,11 @@ class Parts:
 
     def start(self) -> "Parts":
         self.reporter.start()
+        self.prober.start()
         self.executor.start()
         return self
 
     def end(self) -> None:
-        self.prober.stop()
         self.executor.stop(5)
         self.reporter.stop(1)
 

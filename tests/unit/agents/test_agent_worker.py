@@ -226,6 +226,7 @@ def test_the_host_role_makes_a_volume_and_tells_what_libvirt_says(fresh: Host, p
     assert evidence is not None
     assert evidence["final"]["path"] == str(pool / "v1.qcow2")
     assert [path.name for path in pool.iterdir()] == ["v1.qcow2"]
+    assert fresh.agent.stop() == 0
 
 
 def test_a_host_whose_libvirtd_is_down_says_so_and_has_an_agent_all_the_same(fresh: Host, pool: Path) -> None:

@@ -23,8 +23,8 @@ def parts(tmp_path: Path) -> Iterator[Parts]:
     """Nothing runs in it, so that what is accepted stays as it was written down; only the reporter speaks."""
     parts = Parts(StateFolder(tmp_path / "state"), tmp_path / "pool")
     parts.reporter.start()
+    parts.prober.start()
     yield parts
-    parts.prober.stop()
     parts.reporter.stop(1)
 
 

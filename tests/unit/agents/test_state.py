@@ -17,10 +17,9 @@ from pathlib import Path
 from agents.state import Lock, StateFolder
 if sys.argv[2] == "deaf":
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-with Lock(StateFolder(Path(sys.argv[1])), "first") as lock:
-    lock.take()
-    print("held", flush=True)
-    time.sleep(60)
+Lock(StateFolder(Path(sys.argv[1])), "first").take()
+print("held", flush=True)
+time.sleep(60)
 """
 
 
@@ -121,8 +120,8 @@ def test_an_epoch_is_mine_until_a_later_start_raises_it(folder: StateFolder) -> 
 def test_a_second_is_refused_and_told_who_holds_it(folder: StateFolder) -> None:
     process = hold(folder)
     try:
-        with Lock(folder, "second") as lock, pytest.raises(StateError) as refusal:
-            lock.take()
+        with pytest.raises(StateError) as refusal:
+            Lock(folder, "second").take()
         assert f"'first', process {process.pid}, since 20" in str(refusal.value)
         assert "--take-over" in str(refusal.value)
     finally:
@@ -131,8 +130,7 @@ def test_a_second_is_refused_and_told_who_holds_it(folder: StateFolder) -> None:
 
 def test_a_killed_holder_holds_nothing(folder: StateFolder) -> None:
     end(hold(folder))
-    with Lock(folder, "second") as lock:
-        lock.take()
+    Lock(folder, "second").take()
     assert json.loads(folder.lock.read_bytes())["name"] == "second"
 
 
@@ -140,9 +138,8 @@ def test_a_take_over_kills_a_holder_that_does_not_hear(folder: StateFolder, monk
     monkeypatch.setattr("agents.state.END_SECONDS", 0.5)
     process = hold(folder, "deaf")
     try:
-        with Lock(folder, "second") as lock:
-            lock.take(take_over=True)
-            assert process.wait(5) == -9
+        Lock(folder, "second").take(take_over=True)
+        assert process.wait(5) == -9
     finally:
         end(process)
 
@@ -158,8 +155,8 @@ def test_a_take_over_ends_nobody_who_only_has_the_holders_pid(
         with folder.lock.open("r+") as lock_file:
             lock_file.write(json.dumps({**told, "pid": bystander.pid}))
         try:
-            with Lock(folder, "second") as lock, pytest.raises(StateError):
-                lock.take(take_over=True)
+            with pytest.raises(StateError):
+                Lock(folder, "second").take(take_over=True)
             assert bystander.poll() is None
         finally:
             bystander.kill()
