@@ -1,27 +1,32 @@
 """What is true of a VM on this host, for reconciliation."""
 
 import time
+from typing import Literal
 
 from agents.hypervisor.connection import Hypervisor
 from agents.hypervisor.errors import DomainNotFound, for_evidence
-from agents.hypervisor.guest import Guest, PowerState
+from agents.hypervisor.guest import Guest
 from agents.protocol.kinds import VmEvidence
 
-SECOND_LOOK_SECONDS = 1.0
+SETTLE_SECONDS = 2.0
+LOOK_SECONDS = 0.2
 
 
-def vm_evidence(hypervisor: Hypervisor, vm_id: str, hoped_for: PowerState) -> VmEvidence:
+def vm_evidence(hypervisor: Hypervisor, vm_id: str, hoped_for: Literal["running", "off"]) -> VmEvidence:
     """Ask libvirt, once it is idle. Raises CannotTell when it does not say.
 
-    A request whose sender died may still be on its way between libvirtd's socket and its workers. So "it did not
-    happen" is only said after a second look.
+    libvirtd carries out a request whose sender is gone. One that it has read but not begun is seen by nobody: after a
+    libvirtd that was stopped goes on, a first look says "off", and the VM runs half a second later. So that something
+    did not happen is only said after :data:`SETTLE_SECONDS`.
     """
+    deadline = time.monotonic() + SETTLE_SECONDS
     with for_evidence():
-        evidence = _look(hypervisor, vm_id)
-        if evidence.power_state != hoped_for:
-            time.sleep(SECOND_LOOK_SECONDS)
+        while True:
             evidence = _look(hypervisor, vm_id)
-    return evidence
+            happened = (evidence.power_state == "off") == (hoped_for == "off")
+            if happened or time.monotonic() > deadline:
+                return evidence
+            time.sleep(LOOK_SECONDS)
 
 
 def _look(hypervisor: Hypervisor, vm_id: str) -> VmEvidence:

@@ -157,6 +157,7 @@ REMOVERS = {
     "agents/hypervisor/images.py": "the one place that removes images",
     "agents/common/files.py": "its own temporary file, and the old name of a rename",
     "agents/journal.py": "files of the journal",
+    "agents/state.py": "unfinished files of the agent's state folder",
 }
 """The only modules that may remove files at all, and what."""
 

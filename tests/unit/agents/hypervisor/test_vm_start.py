@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from agents.common.errors import CannotTell, CommandError, Interrupted
@@ -209,6 +210,7 @@ def test_a_probe_waits_for_what_was_asked_before(
     assert guest is not None
     (qemu,) = qemus(payload.vm_id)
     os.kill(qemu, signal.SIGSTOP)
+    poll(lambda: psutil.Process(qemu).status() == psutil.STATUS_STOPPED, 10, "QEMU has stopped")
     ending = threading.Thread(target=guest.force_off)
     ending.start()
     try:

@@ -1,6 +1,8 @@
 """volume.remove: all files of a volume, none of them while it is used."""
 
+import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -54,6 +56,35 @@ def test_nothing_is_removed_while_one_file_is_used(handler: VolumeRemoveHandler,
     assert caught.value.problem.code == "image_in_use"
     assert not context.committed
     assert handler.probe({}, payload).left == ("a.qcow2", "b.qcow2")
+
+
+AGENT = """
+import sys
+from agents.handlers.volume_remove import VolumeRemoveHandler
+from agents.protocol.kinds import VolumeRemove
+from tests.unit.agents.fake_context import FakeContext
+VolumeRemoveHandler().run(FakeContext(), VolumeRemove.model_validate_json(sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize("point", ["volume_remove.before_removal", "volume_remove.after_removal"])
+def test_an_agent_killed_at_any_point_is_survived(
+    handler: VolumeRemoveHandler, pool: Path, tmp_path: Path, point: str
+) -> None:
+    for name in ("a.qcow2", "b.qcow2"):
+        (pool / name).touch()
+    payload = ask(pool, "a.qcow2", "b.qcow2")
+    (tmp_path / point).write_text("kill")
+    agent = subprocess.run(
+        [sys.executable, "-c", AGENT, payload.model_dump_json()],
+        env={**os.environ, "CLOUDCTL_CRASH_DIR": str(tmp_path)},
+        check=False,
+    )
+    assert agent.returncode == -9
+    left = ("a.qcow2", "b.qcow2") if point == "volume_remove.before_removal" else ("b.qcow2",)
+    assert handler.probe({}, payload).left == left
+    assert handler.run(FakeContext(attempt=2), payload).removed == left
+    assert handler.probe({}, payload).left == ()
 
 
 def test_a_name_that_leads_out_of_the_pool_is_refused(handler: VolumeRemoveHandler, pool: Path) -> None:
