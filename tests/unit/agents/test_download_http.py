@@ -131,10 +131,14 @@ def test_a_whole_part_of_unknown_size_is_seen_as_whole(mirror: Mirror, tmp_path:
     assert mirror.ranges_asked() == [f"bytes={len(BODY)}-"]
 
 
-@pytest.mark.parametrize("known", [Remote(len(BODY), '"older"'), Remote(len(BODY) + 1, '"one"'), Remote(len(BODY), "")])
-def test_another_content_begins_anew(mirror: Mirror, tmp_path: Path, known: Remote) -> None:
+@pytest.mark.parametrize(
+    ("known", "requests"),
+    [(Remote(len(BODY), '"older"'), 1), (Remote(len(BODY) + 1, '"one"'), 2), (Remote(len(BODY), ""), 1)],
+)
+def test_another_content_begins_anew(mirror: Mirror, tmp_path: Path, known: Remote, requests: int) -> None:
     (tmp_path / "p").write_bytes(bytes(MIB))
     assert fetch(f"{mirror.url}/a", tmp_path / "p", known, MIB) == BODY
+    assert len(mirror.requests) == requests
 
 
 def test_a_server_without_ranges_begins_anew(mirror: Mirror, tmp_path: Path) -> None:
