@@ -89,7 +89,7 @@ def _recorded(lab: Lab) -> Iterator[tuple[Path, str]]:
         if volume["path"] and volume["state"] == "ready":
             yield Path(volume["path"]), f"volume {volume['id']}"
     for template in client.list("templates/"):
-        for placement in client.get(f"templates/{template['id']}/placements/"):
+        for placement in client.list(f"templates/{template['id']}/placements/"):
             if placement["kind"] == "pool" and placement["state"] == "ready":
                 yield Path(placement["path"]), f"template {template['id']}"
 
@@ -131,14 +131,7 @@ def _shown(vm: dict[str, Any] | None) -> str:
 def _children(lab: Lab) -> Iterator[str]:
     """No child of an agent outlives its command."""
     for entry in process.table():
-        pid = entry.identity.pid
-        if not entry.zombie and (command := _command(pid))[0] == "qemu-img" and str(lab.dir) in " ".join(command):
-            yield f"qemu-img still runs as process {pid}"
-
-
-def _command(pid: int) -> list[str]:
-    """What a process was started with. Not its environment: an agent gives its children none of the lab's."""
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_text().split("\0")
-    except OSError:
-        return [""]
+        # Not by its environment: an agent gives its children none of the lab's.
+        program, *arguments = process.command(entry.identity.pid)
+        if Path(program).name == "qemu-img" and str(lab.dir) in " ".join(arguments):
+            yield f"qemu-img still runs as process {entry.identity.pid}"

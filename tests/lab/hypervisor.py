@@ -74,8 +74,8 @@ class Hypervisor:
         holder = self.supervisor.start(Part(f"namespace-{self.name}", ["unshare", "-m", "bash", "-c", self._mounts()]))
         log = f"namespace-{self.name}"
         self.supervisor.ready(log, lambda: "mounted" in self.supervisor.log_tail(log), 10)
-        self.supervisor.watch_namespace(holder)
-        inside = ["nsenter", f"--mount=/proc/{holder}/ns/mnt", "--"]
+        # With its root: entering a mount namespace leaves any chroot.
+        inside = ["nsenter", f"--mount=/proc/{holder}/ns/mnt", f"--root=/proc/{holder}/root", "--"]
         for daemon in ("virtlogd", "libvirtd"):
             config, pid_file = f"/etc/libvirt/{daemon}.conf", f"/run/libvirt/{daemon}.pid"
             command = [*inside, daemon, "-f", config, "-p", pid_file]

@@ -5,8 +5,8 @@ adopts orphans must reap at once; a test process may not reap children that it d
 killed, somebody must end what is left (QEMU outlives libvirtd by design).
 
 Over the socket FD come requests, one JSON object a line, each answered by one; `_OPERATIONS` lists them. When the
-socket ends, so does everything: the parts, whatever lives in a watched mount namespace, and whatever carries the lab's
-mark in its environment.
+socket ends, so does everything: whatever descends from the parts (orphans are adopted, so they are found), and whatever
+carries the lab's mark in its environment.
 """
 
 import contextlib
@@ -57,7 +57,6 @@ class Keeper:
         self._mark = f"{MARK}={folder}"
         self._log_dir = log_dir
         self._slots: dict[str, _Slot] = {}
-        self._namespaces: set[str] = set()
         self._listeners: list[socket.socket] = []
 
     def run(self) -> None:
@@ -118,10 +117,6 @@ class Keeper:
         slot.wanted = True
         return self._spawn(slot) if slot.running is None else [slot.running.pid, slot.running.started]
 
-    def watch(self, namespace: str) -> None:
-        """What lives in this mount namespace belongs to the lab."""
-        self._namespaces.add(namespace)
-
     def listen(self) -> list[int]:
         """Binds a free port on 127.0.0.1 that outlives every part; answers its descriptor and number."""
         listener = socket.create_server(("127.0.0.1", 0), backlog=256)
@@ -165,18 +160,12 @@ class Keeper:
                         slot.running, slot.start_at = None, time.monotonic() + RESTART_SECONDS
 
     def _family(self) -> list[process.Identity]:
-        # PostgreSQL and Redis write their titles over their environment: parts are known by pid.
-        parts = {slot.running for slot in self._slots.values()}
-        return [
-            entry.identity
-            for entry in process.table()
-            if not entry.zombie
-            and entry.identity.pid != os.getpid()
-            and (entry.identity in parts or self._is_marked(entry.identity.pid))
-        ]
-
-    def _is_marked(self, pid: int) -> bool:
-        return process.mount_namespace(pid) in self._namespaces or process.has_environment(pid, self._mark)
+        living = {entry.identity.pid: entry for entry in process.table() if not entry.zombie}
+        family = {os.getpid()}
+        while found := {pid for pid, entry in living.items() if entry.parent in family} - family:
+            family |= found
+        marked = {pid for pid in living if process.has_environment(pid, self._mark)}
+        return [living[pid].identity for pid in (family | marked) & living.keys() - {os.getpid()}]
 
 
 def _pair(identity: process.Identity | None) -> list[int] | None:
@@ -188,7 +177,6 @@ _OPERATIONS: dict[str, Callable[..., object]] = {
     "parts": Keeper.parts,
     "hold": Keeper.hold,
     "release": Keeper.release,
-    "watch": Keeper.watch,
     "listen": Keeper.listen,
 }
 

@@ -104,17 +104,17 @@ def become_subreaper() -> None:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
 
 
-def mount_namespace(pid: int) -> str | None:
-    """The name of a process's mount namespace (`mnt:[…]`, namespaces(7)); None when it is gone."""
-    try:
-        return str(Path(f"/proc/{pid}/ns/mnt").readlink())
-    except OSError:
-        return None
-
-
 def has_environment(pid: int, variable: str) -> bool:
     """Whether the process was started with this `NAME=value` in its environment."""
     try:
         return variable.encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     except OSError:
         return False
+
+
+def command(pid: int) -> list[str]:
+    """What a process was started with; an empty name for a zombie and for one that is gone."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+    except OSError:
+        return [""]

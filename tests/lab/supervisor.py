@@ -107,13 +107,6 @@ class Supervisor:
         process.end([found for name in names if (found := now[name]) is not None], timeout)
         poll(lambda: not any(self.processes()[name] for name in names), 10, f"{', '.join(names)} are gone")
 
-    def watch_namespace(self, pid: int) -> None:
-        """Whatever lives in this process's mount namespace is ended with the lab."""
-        name = process.mount_namespace(pid)
-        if name is None or name == process.mount_namespace(os.getpid()):
-            raise RuntimeError(f"Process {pid} has no mount namespace of its own, so its guests could not be found.")
-        self._ask("watch", namespace=name)
-
     def run(self, name: str, command: Sequence[str], env: Mapping[str, str], timeout: float = 60.0) -> str:
         """Runs a program to its end and returns its output; the error tells what it wrote last."""
         with (self.log_dir / f"{name}.log").open("ab") as log:
