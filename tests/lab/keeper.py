@@ -126,10 +126,11 @@ class Keeper:
     def _start_due(self) -> float | None:
         """Starts what is due; answers the seconds until the next one is, none if nothing is."""
         down = [slot for slot in self._slots.values() if slot.wanted and slot.running is None]
+        now = time.monotonic()
         for slot in down:
-            if slot.start_at <= time.monotonic():
+            if slot.start_at <= now:
                 self._spawn(slot)
-        return min((slot.start_at - time.monotonic() for slot in down if slot.running is None), default=None)
+        return min((slot.start_at - now for slot in down if slot.running is None), default=None)
 
     def _spawn(self, slot: _Slot) -> list[int]:
         part = slot.part
