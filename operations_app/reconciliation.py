@@ -15,6 +15,7 @@ import logging
 import uuid
 from collections.abc import Iterable
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -73,13 +74,19 @@ def may_ask(agent: Agent) -> bool:
 
 def ask(command: Command) -> bool:
     """Send a probe, if its host can be asked and nobody else does. False when the broker did not take it."""
-    command.agent = Agent.objects.get(pk=command.agent_id)
-    if not may_ask(command.agent) or not _claim(command):
-        return True
-    return dispatch.send_probe(command)
+    return dispatch.send_probe(command) if _claim(command) else True
+
+
+def ask_after_commit(command: Command) -> None:
+    """As :func:`ask`, for a transaction that has put the command in doubt."""
+    if _claim(command):
+        transaction.on_commit(partial(dispatch.send_probe, command), robust=True)
 
 
 def _claim(command: Command) -> bool:
+    command.agent = Agent.objects.get(pk=command.agent_id)
+    if not may_ask(command.agent):
+        return False
     sets: dict[str, Any] = {"probe_id": command.probe_id or uuid.uuid4(), "probed_at": timezone.now()}
     where = {"attempt": command.attempt, "probe_id": command.probe_id}
     if command.state in _ASKED_QUIETLY:

@@ -186,8 +186,8 @@ def apply_entry(agent: Agent, entry: JournalEntry, facts_begun: int = 0) -> None
         _READERS[reading](command, entry)
         if command.state in COMMAND_FINAL and reading is Reading.MOVE:
             advance(found)
-    if command.state == CommandState.INTERRUPTED and reading is Reading.MOVE:
-        reconciliation.ask(command)
+        if command.state == CommandState.INTERRUPTED and reading is Reading.MOVE:
+            reconciliation.ask_after_commit(command)
 
 
 def _move(command: Command, entry: JournalEntry) -> None:
@@ -295,8 +295,9 @@ def _before(moment: datetime | None, limit: datetime) -> bool:
 
 
 def _interrupt(command: Command, why: str) -> None:
-    if transition(command, CommandState.INTERRUPTED, event="command.interrupted", message=why, level="warning"):
-        reconciliation.ask(command)
+    with transaction.atomic():
+        if transition(command, CommandState.INTERRUPTED, event="command.interrupted", message=why, level="warning"):
+            reconciliation.ask_after_commit(command)
 
 
 def _resend_cancels(agent: Agent) -> None:
