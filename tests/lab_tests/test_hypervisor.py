@@ -18,7 +18,7 @@ DOMAIN = """<domain type='qemu'><name>{name}</name><memory unit='MiB'>192</memor
 <os><type arch='x86_64' machine='q35'>hvm</type></os><features><acpi/></features>
 <devices>
 <disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='{disk}'/>
-<target dev='vda' bus='virtio'/></disk>
+<target dev='vda' bus='virtio'/></disk>{more}
 <serial type='file'><source path='{console}'/><target port='0'/></serial>
 <channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>
 </devices></domain>"""
@@ -33,14 +33,19 @@ def hosts(supervisor: Supervisor, lab_dir: Path) -> list[Hypervisor]:
     return both
 
 
+def overlay(disk: Path) -> Path:
+    """A disk of its own on top of the guest's template."""
+    source = guest.template().path
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", source, "-F", "qcow2", disk], check=True)
+    return disk
+
+
 @pytest.fixture(scope="module")
 def booted(hosts: list[Hypervisor], lab_dir: Path) -> Iterator[process.Identity]:
     """A guest running on the first host."""
-    disk, console = lab_dir / "root.qcow2", lab_dir / "console.log"
-    source = guest.template().path
-    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", source, "-F", "qcow2", disk], check=True)
+    disk, console = overlay(lab_dir / "root.qcow2"), lab_dir / "console.log"
     connection = libvirt.open(hosts[0].uri)
-    connection.createXML(DOMAIN.format(name="tiny", disk=disk, console=console), 0)
+    connection.createXML(DOMAIN.format(name="tiny", disk=disk, console=console, more=""), 0)
     pid = int((hosts[0].folder / "run/qemu/tiny.pid").read_text())
     running = process.identify(pid)
     assert running is not None
@@ -83,6 +88,31 @@ def test_a_killed_libvirtd_finds_its_guest_again(
     hosts[0].wait_answering()
     assert process.is_alive(booted)
     assert poll(lambda: _ping(hosts[0]), 60, "the guest answers again") == {"return": {}}
+
+
+SEED = """<disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='{seed}'/>
+<target dev='vdb' bus='virtio'/></disk>"""
+USER_DATA = """#!/bin/sh
+echo "the key is $(cat /root/.ssh/authorized_keys)"
+poweroff -f
+"""
+
+
+def test_a_seed_brings_keys_and_a_script_that_may_power_the_guest_off(hosts: list[Hypervisor], lab_dir: Path) -> None:
+    seed, console = lab_dir / "seed.img", lab_dir / "seeded.log"
+    (lab_dir / "user-data").write_text(USER_DATA)
+    (lab_dir / "meta-data").write_text("public-keys:\n  - ssh-ed25519 AAAAC3Nza alice@example\n")
+    seed.write_bytes(bytes(1024**2))
+    subprocess.run(["mformat", "-i", seed, "-v", "CIDATA", "::"], check=True)
+    subprocess.run(["mcopy", "-i", seed, lab_dir / "user-data", lab_dir / "meta-data", "::"], check=True)
+    document = DOMAIN.format(
+        name="seeded", disk=overlay(lab_dir / "seeded.qcow2"), console=console, more=SEED.format(seed=seed)
+    )
+    connection = libvirt.open(hosts[1].uri)
+    connection.createXML(document, 0)
+    poll(lambda: not connection.listAllDomains(), 60, "the guest powers itself off")
+    connection.close()
+    assert "the key is ssh-ed25519 AAAAC3Nza alice@example" in console.read_text(errors="replace")
 
 
 def test_no_guest_outlives_the_lab(booted: process.Identity, supervisor: Supervisor) -> None:
