@@ -206,6 +206,9 @@ class Inbox:
         acknowledge = _read(Acknowledge, message)
         if acknowledge is None or not self._check_epoch(acknowledge.epoch):
             return
+        if not acknowledge.command_ids:
+            self._journal.raise_floor(acknowledge.floor)
+            return
         crash_point("acknowledge.before_removal")
         gone = self._journal.acknowledge(acknowledge.command_ids, acknowledge.floor, busy=self._executor.lanes.holds)
         crash_point("acknowledge.after_removal")
