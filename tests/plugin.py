@@ -42,6 +42,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("cloudctl")
     group.addoption("--database", choices=DATABASES, default="sqlite", help="of the unit tests and of the lab")
     group.addoption("--crash", choices=CRASH_DEPTHS, default="short", help="how many cases the crash suite kills in")
+    group.addoption("--crash-table", type=Path, help="where the crash suite writes what came of each case (Markdown)")
 
 
 @pytest.hookimpl(tryfirst=True)
