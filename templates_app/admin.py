@@ -1,6 +1,8 @@
 """Templates and placements in the admin: to look at; the API acts."""
 
 from django.contrib import admin
+from django.db.models import QuerySet
+from django.http import HttpRequest
 
 from core_app.admin import ReadOnlyAdmin
 from templates_app.models import Placement, Template
@@ -12,6 +14,10 @@ class PlacementInline(admin.TabularInline):  # type: ignore[type-arg]  # not gen
     readonly_fields = fields
     extra = 0
     can_delete = False
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Placement]:
+        rows: QuerySet[Placement] = super().get_queryset(request)
+        return rows.select_related("zone", "pool", "operation", "template")
 
 
 @admin.register(Template)

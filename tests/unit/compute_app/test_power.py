@@ -1,0 +1,266 @@
+"""Start, stop, destroy and expunge: states, what is sent, and that each ends, whatever happens on the way."""
+
+from typing import Any
+
+import pytest
+
+from compute_app.actions import vm_destroy, vm_start, vm_stop
+from compute_app.models import VM, Volume
+from core_app.errors import NoRoom, WrongState
+from infra_app.models import Agent, PoolReach, StoragePool
+from operations_app.models import Operation
+from operations_app.workflow import may_cancel
+from templates_app.models import Template
+from tests.unit.compute_app.cloud import MIB, deploy, deployed, nothing_held, shown, volume_states
+from tests.unit.templates_app.fleet import GIB, Fleet, alarms, error_of, in_transaction, state_of
+
+
+@pytest.fixture
+def running(fleet: Fleet, template: Template, pool: StoragePool) -> VM:
+    return deployed(fleet, template, data_disk_sizes=[MIB])
+
+
+@pytest.fixture
+def stopped(fleet: Fleet, template: Template, pool: StoragePool) -> VM:
+    return deployed(fleet, template, data_disk_sizes=[MIB], start=False)
+
+
+def start(vm: VM) -> Operation:
+    return in_transaction(vm_start, vm)
+
+
+def stop(vm: VM, *, force: bool = False) -> Operation:
+    return in_transaction(vm_stop, vm, force=force)
+
+
+def destroy(vm: VM, *, expunge: bool = False) -> Operation:
+    return in_transaction(vm_destroy, vm, expunge=expunge)
+
+
+class TestStart:
+    def test_it_runs_where_there_is_room(self, fleet: Fleet, stopped: VM, pool: StoragePool) -> None:
+        roomy = fleet.host("roomy", memory_bytes=64 * GIB)
+        fleet.pings(roomy, pools=[fleet.room(pool)])
+        operation = start(stopped)
+        assert shown(stopped) == ("starting", "off", "roomy")
+        command = fleet.the_open(operation)
+        assert (command.kind, command.agent, len(command.payload["disks"])) == ("vm.start", roomy, 2)
+        fleet.says(command, "COMPLETED")
+        assert shown(stopped) == ("running", "running", "roomy")
+        assert (state_of(operation), nothing_held()) == ("succeeded", True)
+
+    def test_a_failed_one_is_stopped_and_says_why(self, fleet: Fleet, stopped: VM) -> None:
+        operation = start(stopped)
+        fleet.fails(fleet.the_open(operation), "no_memory")
+        assert fleet.the_open(operation).kind == "vm.stop"
+        assert shown(stopped) == ("starting", "off", "host1")
+        fleet.works(operation)
+        assert shown(stopped) == ("stopped", "off", None)
+        assert error_of(stopped)["code"] == "no_memory"
+        assert volume_states(stopped) == ["ready"] * 2
+        fleet.works(start(stopped))
+        assert (shown(stopped)[0], error_of(stopped)) == ("running", {})
+
+    def test_a_cancelled_one_is_stopped(self, fleet: Fleet, stopped: VM) -> None:
+        operation = start(stopped)
+        command = fleet.the_open(operation)
+        fleet.cancels(operation)
+        fleet.says(command, "CANCELLED")
+        fleet.works(operation)
+        assert (shown(stopped), error_of(stopped)) == (("stopped", "off", None), {})
+        assert state_of(operation) == "cancelled"
+
+    def test_only_a_host_that_reaches_all_its_pools(self, fleet: Fleet, stopped: VM, pool: StoragePool) -> None:
+        fleet.host("blind", memory_bytes=64 * GIB)
+        assert fleet.the_open(start(stopped)).agent.name == "host1"
+
+    def test_without_a_host_it_stays_stopped_and_each_reason_is_named(
+        self, fleet: Fleet, stopped: VM, host: Agent
+    ) -> None:
+        fleet.host("blind")
+        PoolReach.objects.update(reachable=False)
+        with pytest.raises(NoRoom, match="host host1: does not reach 1 of the VM's pools"):
+            start(stopped)
+        assert (shown(stopped), nothing_held()) == (("stopped", "off", None), True)
+
+
+class TestStop:
+    @pytest.mark.parametrize(("force", "mode"), [(True, "force"), (False, "graceful")])
+    def test_it_is_off(self, fleet: Fleet, running: VM, force: bool, mode: str) -> None:
+        operation = stop(running, force=force)
+        assert shown(running) == ("stopping", "running", "host1")
+        command = fleet.the_open(operation)
+        assert (command.kind, command.payload["mode"]) == ("vm.stop", mode)
+        fleet.says(command, "COMPLETED")
+        assert shown(running) == ("stopped", "off", None)
+        assert running.last_host is not None
+
+    def test_a_guest_that_does_not_stop_runs_on(self, fleet: Fleet, running: VM) -> None:
+        operation = stop(running)
+        fleet.fails(fleet.the_open(operation), "guest_did_not_stop", elsewhere=False)
+        assert shown(running) == ("running", "running", "host1")
+        assert (error_of(running)["code"], state_of(operation)) == ("guest_did_not_stop", "failed")
+        fleet.works(stop(running, force=True))
+        assert (shown(running)[0], error_of(running)) == ("stopped", {})
+
+    def test_a_cancelled_one_runs_on(self, fleet: Fleet, running: VM) -> None:
+        operation = stop(running)
+        command = fleet.the_open(operation)
+        fleet.cancels(operation)
+        fleet.says(command, "CANCELLED")
+        assert (shown(running), state_of(operation)) == (("running", "running", "host1"), "cancelled")
+
+    def test_its_memory_is_free_for_others_afterwards(self, fleet: Fleet, template: Template, running: VM) -> None:
+        with pytest.raises(NoRoom):
+            deploy(fleet, template, memory_bytes=8 * GIB)
+        fleet.works(stop(running))
+        deployed(fleet, template, memory_bytes=8 * GIB)
+
+
+class TestDestroy:
+    @pytest.mark.parametrize("expunge", [False, True])
+    def test_a_running_one(self, fleet: Fleet, running: VM, expunge: bool) -> None:
+        operation = destroy(running, expunge=expunge)
+        assert shown(running) == ("destroying", "running", "host1")
+        off = fleet.the_open(operation)
+        assert (off.kind, off.payload["mode"]) == ("vm.stop", "force")
+        fleet.works(operation)
+        assert shown(running) == ("expunged" if expunge else "destroyed", "off", None)
+        assert volume_states(running) == (["removed"] * 2 if expunge else ["ready"] * 2)
+        assert (state_of(operation), nothing_held()) == ("succeeded", True)
+
+    def test_a_stopped_one_at_once(self, fleet: Fleet, stopped: VM) -> None:
+        """No agent has anything to do, so the operation ends where it begins."""
+        operation = destroy(stopped)
+        assert (state_of(operation), shown(stopped)[0]) == ("succeeded", "destroyed")
+
+    def test_what_was_destroyed_can_be_expunged_but_not_destroyed_again(self, fleet: Fleet, stopped: VM) -> None:
+        destroy(stopped)
+        with pytest.raises(WrongState, match="is destroyed"):
+            destroy(stopped)
+        fleet.works(destroy(stopped, expunge=True))
+        assert (shown(stopped)[0], volume_states(stopped)) == ("expunged", ["removed"] * 2)
+        with pytest.raises(WrongState, match="is expunged"):
+            destroy(stopped, expunge=True)
+
+    def test_one_in_error(self, fleet: Fleet, template: Template, pool: StoragePool) -> None:
+        vm, operation = deploy(fleet, template)
+        fleet.cancels(operation)
+        assert shown(vm)[0] == "error"
+        fleet.works(destroy(vm, expunge=True))
+        assert shown(vm)[0] == "expunged"
+
+    def test_a_removal_that_fails_is_tried_until_it_is_done(self, fleet: Fleet, stopped: VM) -> None:
+        operation = destroy(stopped, expunge=True)
+        first, second = fleet.open(operation)
+        fleet.says(first, "COMPLETED")
+        fleet.fails(second, "image_in_use", elsewhere=False, cause="A process has it open.")
+        assert (state_of(operation), shown(stopped)[0]) == ("needs_attention", "destroying")
+        assert error_of(operation)["cause"] == "A process has it open."
+        assert alarms() == ["operation.needs_attention"]
+        fleet.sweeps()
+        again = fleet.the_open(operation)
+        assert (again.label, Volume.objects.get(pk=first.label).state) == (second.label, "removed")
+        fleet.says(again, "COMPLETED")
+        assert (shown(stopped)[0], volume_states(stopped)) == ("expunged", ["removed"] * 2)
+        assert (state_of(operation), error_of(operation)) == ("succeeded", {})
+
+    def test_half_removed_in_doubt_goes_forward(self, fleet: Fleet, stopped: VM) -> None:
+        operation = destroy(stopped, expunge=True)
+        first, second = fleet.open(operation)
+        for command, left in ((first, []), (second, ["volume"])):
+            fleet.says(command, "STARTED")
+            fleet.says(command, "INTERRUPTED")
+            fleet.answers(command, left=left)
+        assert fleet.the_open(operation).attempt == 2
+        fleet.works(operation)
+        assert volume_states(stopped) == ["removed"] * 2
+
+    def test_there_is_no_way_back(self, fleet: Fleet, running: VM) -> None:
+        operation = destroy(running, expunge=True)
+        assert not may_cancel(operation)
+        with pytest.raises(WrongState, match="too late"):
+            fleet.cancels(operation)
+        fleet.fails(fleet.the_open(operation), "vm_not_stopped")
+        assert state_of(operation) == "needs_attention"
+        with pytest.raises(WrongState, match="too late"):
+            fleet.cancels(operation)
+        fleet.sweeps()
+        fleet.works(operation)
+        assert shown(running)[0] == "expunged"
+
+
+class TestAHostThatIsGone:
+    def test_a_running_vms_end_waits_for_it(self, fleet: Fleet, running: VM, host: Agent, pool: StoragePool) -> None:
+        fleet.pings(fleet.host("other"), pools=[fleet.room(pool)])
+        fleet.goes_away(host)
+        operation = destroy(running, expunge=True)
+        fleet.sweeps()
+        waiting = fleet.the_open(operation)
+        assert (waiting.kind, waiting.agent, waiting.state) == ("vm.stop", host, "CREATED")
+        assert shown(running) == ("destroying", "running", "host1")
+        fleet.comes_up(host)
+        fleet.works(operation)
+        assert shown(running)[0] == "expunged"
+
+    def test_files_on_a_shared_pool_are_removed_by_another(
+        self, fleet: Fleet, stopped: VM, host: Agent, pool: StoragePool
+    ) -> None:
+        other = fleet.host("other")
+        fleet.pings(other, pools=[fleet.room(pool)])
+        fleet.goes_away(host)
+        operation = destroy(stopped, expunge=True)
+        assert {command.agent for command in fleet.open(operation)} == {other}
+        fleet.works(operation)
+        assert shown(stopped)[0] == "expunged"
+
+    def test_files_on_a_local_pool_wait_for_their_host(self, fleet: Fleet, template: Template, host: Agent) -> None:
+        vm = deployed(fleet, template, pool=fleet.pool("local", host, local=True), start=False)
+        fleet.host("other")
+        fleet.goes_away(host)
+        operation = destroy(vm, expunge=True)
+        fleet.sweeps()
+        waiting = fleet.the_open(operation)
+        assert (waiting.agent, waiting.state, shown(vm)[0]) == (host, "CREATED", "destroying")
+        fleet.comes_up(host)
+        fleet.works(operation)
+        assert shown(vm)[0] == "expunged"
+
+    def test_where_nobody_ever_reached_the_pool_it_needs_attention(
+        self, fleet: Fleet, stopped: VM, host: Agent, pool: StoragePool
+    ) -> None:
+        VM.objects.update(last_host=None)
+        PoolReach.objects.all().delete()
+        operation = destroy(stopped, expunge=True)
+        assert (state_of(operation), error_of(operation)["code"]) == ("needs_attention", "no_host_reaches_pool")
+        assert shown(stopped)[0] == "destroying"
+        fleet.pings(host, pools=[fleet.room(pool)])
+        fleet.sweeps()
+        fleet.works(operation)
+        assert shown(stopped)[0] == "expunged"
+
+
+STATES_AND_DEEDS: list[tuple[str, Any, set[str]]] = [
+    ("start", start, {"stopped"}),
+    ("stop", stop, {"running"}),
+    ("destroy", destroy, {"stopped", "running", "error"}),
+    ("expunge", lambda vm: destroy(vm, expunge=True), {"stopped", "running", "error", "destroyed"}),
+]
+
+
+@pytest.mark.parametrize(("name", "deed", "allowed"), STATES_AND_DEEDS)
+def test_each_deed_is_refused_in_every_other_state(stopped: VM, name: str, deed: Any, allowed: set[str]) -> None:
+    for state in set(VM.State.values) - allowed:
+        VM.objects.filter(pk=stopped.pk).update(state=state)
+        with pytest.raises(WrongState, match=f"is {state}"):
+            deed(stopped)
+        assert shown(stopped)[0] == state
+    assert nothing_held()
+
+
+def test_a_refusal_names_the_operation_that_is_in_the_way(fleet: Fleet, running: VM) -> None:
+    operation = stop(running)
+    for deed in (start, stop, destroy):
+        with pytest.raises(WrongState) as refusal:
+            deed(running)
+        assert refusal.value.operation == str(operation.pk)
