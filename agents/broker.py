@@ -89,6 +89,8 @@ class Publisher:
                 kwargs={"message": message},
                 queue=self._queue,  # type: ignore[arg-type]  # celery-types knows names only
                 connection=connection,
+                # The queue is the server's: an agent needs no right but to push to it.
+                declare=[],
                 retry=False,
                 argsrepr="",
                 kwargsrepr=names[:200],
