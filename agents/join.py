@@ -8,7 +8,7 @@ from urllib.parse import urljoin
 
 import requests
 
-from agents.protocol.sealing import new_key
+from agents.protocol.sealing import public_half
 from agents.state import Identity, RoleName, StateError, StateFolder
 
 CONNECT_SECONDS = 10.0
@@ -49,7 +49,6 @@ def join(folder: StateFolder, server: str, token: str, applicant: Applicant) -> 
             f"{folder.identity} exists: this agent has joined already. Nothing was changed. "
             f"To join anew, stop the agent and give it an empty --state-dir."
         )
-    private_key, public_key = new_key()
     host_uuid = _host_uuid(applicant.role, applicant.libvirt_uri)
     given = _ask(
         server,
@@ -59,7 +58,7 @@ def join(folder: StateFolder, server: str, token: str, applicant: Applicant) -> 
             "role": applicant.role,
             "host_uuid": host_uuid,
             "machine_id": machine_id(),
-            "public_key": public_key,
+            "public_key": public_half(folder.private_key()),
         },
     )
     identity = Identity(
@@ -67,7 +66,6 @@ def join(folder: StateFolder, server: str, token: str, applicant: Applicant) -> 
         name=applicant.name,
         role=applicant.role,
         host_uuid=host_uuid,
-        private_key=private_key,
         broker_url=given["broker_url"],
         libvirt_uri=applicant.libvirt_uri,
     )

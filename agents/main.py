@@ -49,7 +49,7 @@ class Agent:
         self._app = make_app(identity.broker_url, identity.agent_id)
         self._journal = Journal(folder.journal, folder.ledger, self._changed, self._progressed)
         tools = Tools(role.handlers)
-        self._executor = Executor(self._journal, tools, identity.private_key, epoch.is_mine)
+        self._executor = Executor(self._journal, tools, folder.private_key(), epoch.is_mine)
         self._reporter = Reporter(
             self._journal,
             Publisher(self._app),

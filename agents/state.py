@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from agents.common.files import write_atomically
 from agents.protocol.kinds import Data
+from agents.protocol.sealing import new_key
 
 RoleName = Literal["host", "image-store", "management-server"]
 END_SECONDS = 15.0
@@ -27,13 +28,12 @@ class StateError(Exception):
 
 
 class Identity(Data):
-    """What the join gave this agent. Secret: the private key and the broker URL."""
+    """What the join gave this agent. Secret: the broker URL."""
 
     agent_id: str
     name: str
     role: RoleName
     host_uuid: str
-    private_key: str
     broker_url: str
     libvirt_uri: str
 
@@ -67,6 +67,7 @@ class StateFolder:
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
         self.identity = self.path / "identity.json"
+        self.key = self.path / "private.key"
         self.epoch = self.path / "epoch.json"
         self.ledger = self.path / "ledger.json"
         self.journal = self.path / "journal"
@@ -89,6 +90,12 @@ class StateFolder:
         for folder in (self.path, self.journal):
             for path in folder.glob(".*.tmp"):
                 path.unlink()
+
+    def private_key(self) -> str:
+        """This agent's own key, made on first use: a join whose answer was lost is asked again with the same one."""
+        if not self.key.exists():
+            write_atomically(self.key, new_key()[0].encode())
+        return self.key.read_text()
 
     def read_identity(self) -> Identity:
         """Raises StateError when this agent never joined or the file cannot be understood."""

@@ -18,10 +18,9 @@ from agents.common.files import fsync_folder, inside, rename_no_replace
 from agents.common.image_header import inspect
 from agents.downloads.base import Downloader, Remote
 from agents.downloads.part import MIB, Part, pool_errors
-from agents.downloads.parts import parts_of
 from agents.downloads.registry import DOWNLOADERS, downloader_for, request_for
 from agents.handlers.base import Context
-from agents.hypervisor.images import remove_image, temporary_name
+from agents.hypervisor.images import remove_image, temporary_files, temporary_name
 from agents.protocol.kinds import Data, TemplateDownload, TemplateDownloadAnswer, TemplateDownloadEvidence
 from agents.protocol.messages import Progress
 
@@ -79,7 +78,7 @@ class TemplateDownloadHandler:
         pool = Path(payload.pool_path)
         known = DownloadNotes.model_validate(notes)
         try:
-            parts = parts_of(pool, payload.file_name)
+            parts = temporary_files(pool, payload.file_name)
             resumable = any(part.stat().st_size >= known.offset for part in parts)
             final = inside(pool, payload.file_name)
             verified = _recognise(final, known.verified, payload, _undisturbed) if final.exists() else None
@@ -199,7 +198,7 @@ def _take_over(context: Context, payload: TemplateDownload, pool: Path) -> Path:
     """This attempt's part, which is the newest one of an earlier attempt if there is one."""
     path = pool / temporary_name(payload.file_name, context.command_id, context.attempt)
     with pool_errors(pool):
-        newest = [path, *parts_of(pool, payload.file_name, context.command_id)][-1]
+        newest = [path, *temporary_files(pool, payload.file_name, context.command_id)][-1]
     context.step("template_download.before_temporary")
     if newest != path:
         with pool_errors(pool):
@@ -279,7 +278,7 @@ def _blocks(file: Path) -> Iterator[bytes]:
 
 def _remove_parts(pool: Path, payload: TemplateDownload, command_id: str) -> None:
     with pool_errors(pool):
-        for part in parts_of(pool, payload.file_name, command_id):
+        for part in temporary_files(pool, payload.file_name, command_id):
             remove_image(part, pool)
 
 

@@ -7,9 +7,8 @@ from typing import Any
 from agents.common.errors import CannotTell
 from agents.common.files import inside
 from agents.downloads.part import pool_errors
-from agents.downloads.parts import parts_of
 from agents.handlers.base import Context
-from agents.hypervisor.images import remove_image
+from agents.hypervisor.images import remove_image, temporary_files
 from agents.protocol.kinds import RemoveAnswer, RemoveEvidence, TemplateRemove
 
 
@@ -38,4 +37,4 @@ class TemplateRemoveHandler:
 def _files(payload: TemplateRemove) -> tuple[Path, list[Path]]:
     """The pool; the template's final file, then the parts of it."""
     pool = Path(payload.pool_path)
-    return pool, [inside(pool, payload.file_name), *parts_of(pool, payload.file_name)]
+    return pool, [inside(pool, payload.file_name), *temporary_files(pool, payload.file_name)]

@@ -56,7 +56,7 @@ class VolumeCreateHandler:
         """Is the volume there, exactly as asked?"""
         final = image_path(payload.pool_path, payload.file_name)
         try:
-            temporary = temporary_files(final.parent, payload.file_name)
+            temporary = tuple(path.name for path in temporary_files(final.parent, payload.file_name))
             if not os.path.lexists(final):
                 return VolumeCreateEvidence(temporary_files=temporary)
             if mismatch := _mismatch(payload, final):
@@ -76,8 +76,8 @@ def _end_earlier_attempts(command_id: str) -> None:
 
 def _remove_temporary(payload: VolumeCreate) -> None:
     pool = Path(payload.pool_path)
-    for name in temporary_files(pool, payload.file_name):
-        remove_image(pool / name, pool)
+    for path in temporary_files(pool, payload.file_name):
+        remove_image(path, pool)
 
 
 def _while_created(context: Context) -> None:

@@ -46,5 +46,5 @@ def _files(payload: VolumeRemove) -> list[Path]:
     pool = Path(payload.pool_path)
     there = {path.name for path in pool.iterdir()}
     wanted = [name for name in payload.file_names if image_path(payload.pool_path, name).name in there]
-    unfinished = [name for wanted_name in payload.file_names for name in temporary_files(pool, wanted_name)]
-    return [pool / name for name in (*wanted, *unfinished)]
+    unfinished = [path for name in payload.file_names for path in temporary_files(pool, name)]
+    return [*(pool / name for name in wanted), *unfinished]

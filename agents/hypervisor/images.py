@@ -8,6 +8,7 @@ that it uses, 200 + n for each that it does not share (``RAW_LOCK_PERM_BASE``, `
 import errno
 import fcntl
 import os
+import re
 import stat
 import struct
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from pathlib import Path
 from agents.common.errors import CommandError
 from agents.common.files import inside
 
+_ANY_COMMAND = r"[A-Za-z0-9_-]+"
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 _FIRST_BYTE = 100
@@ -70,11 +72,12 @@ def pool_errors(pool: Path) -> Iterator[None]:
         ) from error
 
 
-def temporary_files(pool: Path, file_name: str) -> tuple[str, ...]:
-    """Names in the pool of what unfinished commands were making for this final name, see :func:`temporary_name`."""
-    prefix = f".{file_name}."
-    names = (path.name for path in pool.iterdir())
-    return tuple(sorted(name for name in names if name.startswith(prefix) and name.endswith(".part")))
+def temporary_files(pool: Path, file_name: str, command_id: str | None = None) -> list[Path]:
+    """What unfinished commands, or this one, left of this final name; the newest attempt last. Raises OSError."""
+    command = _ANY_COMMAND if command_id is None else re.escape(command_id)
+    pattern = re.compile(rf"\.{re.escape(file_name)}\.{command}\.([0-9]+)\.part")
+    matches = [match for path in pool.iterdir() if (match := pattern.fullmatch(path.name))]
+    return [pool / match[0] for match in sorted(matches, key=lambda match: int(match[1]))]
 
 
 def temporary_name(file_name: str, command_id: str, attempt: int) -> str:

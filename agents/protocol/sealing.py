@@ -9,8 +9,13 @@ from nacl.public import PrivateKey, PublicKey, SealedBox
 
 def new_key() -> tuple[str, str]:
     """A key pair as base64: (private, public)."""
-    key = PrivateKey.generate()
-    return base64.b64encode(bytes(key)).decode(), base64.b64encode(bytes(key.public_key)).decode()
+    private_key = base64.b64encode(bytes(PrivateKey.generate())).decode()
+    return private_key, public_half(private_key)
+
+
+def public_half(private_key: str) -> str:
+    """The public key that belongs to a private one. Raises ValueError for a malformed key."""
+    return base64.b64encode(bytes(PrivateKey(base64.b64decode(private_key)).public_key)).decode()
 
 
 def seal(public_key: str, secrets: dict[str, Any]) -> str:

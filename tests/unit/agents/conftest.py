@@ -35,7 +35,7 @@ from agents.protocol.messages import (
     command_queue,
     control_queue,
 )
-from agents.protocol.sealing import new_key
+from agents.protocol.sealing import public_half
 from agents.state import Identity, StateFolder
 from tests.lab.broker import Broker
 from tests.lab.supervisor import ROOT, Supervisor
@@ -302,7 +302,6 @@ _databases = itertools.cycle(range(1, 16))
 
 def _join(folder: Path, broker: Broker, database: int) -> Host:
     broker_url = f"redis://127.0.0.1:{broker.port}/{database}"
-    private_key, public_key = new_key()
     state = StateFolder(folder / "state")
     state.prepare()
     identity = Identity(
@@ -310,11 +309,11 @@ def _join(folder: Path, broker: Broker, database: int) -> Host:
         name="host1",
         role="host",
         host_uuid=str(uuid.uuid4()),
-        private_key=private_key,
         broker_url=broker_url,
         libvirt_uri="test:///default",
     )
     state.write_identity(identity)
+    public_key = public_half(state.private_key())
     agent = AgentProcess(state.path, folder / "agent.log")
     return Host(state, agent, Server(broker_url, identity.agent_id), public_key)
 

@@ -69,9 +69,21 @@ def test_a_join_writes_an_identity_that_a_run_can_read(management: ManagementSer
     assert path == "/api/v1/agents/join/"
     assert set(application) == {"join_token", "name", "role", "host_uuid", "machine_id", "public_key"}
     assert application["join_token"] == "the-token"
-    identity = StateFolder(tmp_path / "state").read_identity()
+    folder = StateFolder(tmp_path / "state")
+    identity = folder.read_identity()
     assert (identity.agent_id, identity.broker_url) == (GIVEN["id"], GIVEN["broker_url"])
-    assert identity.private_key not in json.dumps(application)
+    assert folder.private_key() not in json.dumps(application)
+
+
+def test_a_join_whose_answer_was_lost_is_asked_again_with_the_same_key(
+    management: ManagementServer, tmp_path: Path
+) -> None:
+    management.status = 503
+    assert join(management.url, tmp_path) == EXIT_STATE
+    management.status = 201
+    assert join(management.url, tmp_path) == 0
+    first, second = (application for _path, application in management.asked)
+    assert first == second
 
 
 def test_it_joins_once(management: ManagementServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

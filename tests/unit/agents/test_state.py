@@ -36,7 +36,6 @@ def identity() -> Identity:
         name="host1",
         role="host",
         host_uuid="h1",
-        private_key="key",
         broker_url="redis://broker/0",
         libvirt_uri="qemu:///system",
     )

@@ -140,10 +140,17 @@ def test_a_name_that_leads_out_of_the_pool_is_refused(name: str) -> None:
 
 
 def test_only_the_temporary_files_of_that_name_are_found(tmp_path: Path) -> None:
-    names = [temporary_name("a.qcow2", "c1", 1), temporary_name("a.qcow2", "c1", 2)]
-    for name in (*names, "a.qcow2", temporary_name("b.qcow2", "c2", 1), ".a.qcow2.swp"):
+    names = [temporary_name("a.qcow2", "c1", 1), temporary_name("a.qcow2", "c1", 10)]
+    for name in (
+        *names,
+        "a.qcow2",
+        temporary_name("b.qcow2", "c2", 1),
+        ".a.qcow2.swp",
+        temporary_name("a.qcow2.gz", "c1", 1),
+    ):
         (tmp_path / name).touch()
-    assert temporary_files(tmp_path, "a.qcow2") == tuple(names)
+    assert temporary_files(tmp_path, "a.qcow2") == [tmp_path / name for name in names]
+    assert temporary_files(tmp_path, "a.qcow2", "c2") == []
 
 
 @pytest.mark.parametrize(("error", "code"), [(28, "pool_full"), (122, "pool_full"), (5, "pool_unavailable")])
