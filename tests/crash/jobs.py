@@ -1,0 +1,183 @@
+"""What is asked for while something is killed: the kinds of work, how each is prepared and what must come of it."""
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import ClassVar
+
+from tests.crash.scene import Scene
+from tests.scenarios.cloud import Row
+
+
+class Job(ABC):
+    """One request. Between set_up() and the end of what ask() began, the agent does nothing else."""
+
+    name: ClassVar[str]
+    kind: ClassVar[str]
+    """The kind of command that is in the middle of it."""
+    midway: ClassVar[str]
+    """A crash point half-way through that command."""
+    outcome: ClassVar[str] = "succeeded"
+
+    waiting: ClassVar[int] = 0
+    """Commands that the agent has when everything is prepared."""
+
+    def __init__(self, scene: Scene) -> None:
+        self.scene = scene
+        self.cloud = scene.cloud
+
+    def set_up(self) -> None:
+        """Everything before the request. When it returns, the agent is as it was before, and nothing more is said."""
+        self.scene.begin()
+        self.prepare()
+        self.scene.wait_quiet(self.waiting)
+
+    @abstractmethod
+    def prepare(self) -> None:
+        """What set_up() does for this job."""
+
+    @abstractmethod
+    def ask(self) -> Row:
+        """The request. Returns the operation."""
+
+    @abstractmethod
+    def check(self, operation: Row) -> None:
+        """It was done, whole and once, and the guest boots."""
+
+    def check_undone(self, operation: Row) -> None:
+        """It was given up, and may be asked for again."""
+        assert all(operation["error"][part] for part in ("cause", "consequence", "remedy"))
+
+
+class Download(Job):
+    name, kind, midway = "download", "template.download", "template_download.midway"
+    most_downloads = 1
+
+    def prepare(self) -> None:
+        self.template = self.cloud.template()
+
+    def ask(self) -> Row:
+        return self.cloud.prepare(self.template, self.scene.pool)
+
+    def check(self, operation: Row) -> None:
+        placement = self.cloud.placement(self.template, self.scene.pool)
+        assert placement["state"] == "ready"
+        content = Path(placement["path"]).read_bytes()
+        assert hashlib.sha256(content).hexdigest() == self.scene.lab.template.sha256
+        assert len(self.cloud.downloads(self.template)) <= self.most_downloads
+        where = {"host": self.scene.host.id, "pool": self.scene.pool["id"]}
+        vm = self.cloud.booted(self.cloud.vm(self.template, **where))
+        self.cloud.settled(self.cloud.destroy(vm))
+
+    def check_undone(self, operation: Row) -> None:
+        super().check_undone(operation)
+        assert self.cloud.placement(self.template, self.scene.pool)["state"] == "failed"
+        self.most_downloads = 3
+
+
+class VolumeCreate(Job):
+    name, kind, midway = "volume create", "volume.create", "volume_create.during_create"
+
+    def prepare(self) -> None:
+        self.template = self.scene.template
+
+    def ask(self) -> Row:
+        where = {"host": self.scene.host.id, "pool": self.scene.pool["id"]}
+        return self.cloud.deploy(self.template, **where)
+
+    def check(self, operation: Row) -> None:
+        vm = self.cloud.booted({"id": operation["target"]["id"]})
+        self.cloud.settled(self.cloud.destroy(vm))
+
+    def check_undone(self, operation: Row) -> None:
+        super().check_undone(operation)
+        vm = self.scene.now(operation["target"])
+        assert vm["state"] == "error"
+        self.cloud.settled(self.cloud.destroy(vm))
+
+
+class Start(Job):
+    name, kind, midway = "start", "vm.start", "vm_start.before_define"
+
+    def prepare(self) -> None:
+        if self.scene.now(self.scene.resident)["state"] == "running":
+            self.cloud.settled(self.cloud.stop(self.scene.resident, force=True))
+
+    def ask(self) -> Row:
+        return self.cloud.start(self.scene.resident)
+
+    def check(self, operation: Row) -> None:
+        self.cloud.booted(self.scene.resident)
+
+    def check_undone(self, operation: Row) -> None:
+        super().check_undone(operation)
+        assert self.scene.now(self.scene.resident)["state"] == "stopped"
+
+
+class Stop(Job):
+    name, kind, midway = "stop", "vm.stop", "vm_stop.before_request"
+
+    def prepare(self) -> None:
+        if self.scene.now(self.scene.resident)["state"] == "stopped":
+            self.cloud.settled(self.cloud.start(self.scene.resident))
+
+    def ask(self) -> Row:
+        return self.cloud.stop(self.scene.resident, force=True)
+
+    def check(self, operation: Row) -> None:
+        assert self.scene.now(self.scene.resident)["state"] == "stopped"
+        self.cloud.settled(self.cloud.start(self.scene.resident))
+        self.cloud.booted(self.scene.resident)
+
+    def check_undone(self, operation: Row) -> None:
+        super().check_undone(operation)
+        self.cloud.booted(self.scene.resident)
+
+
+class Destroy(Job):
+    name, kind, midway = "destroy", "volume.remove", "volume_remove.before_removal"
+
+    def prepare(self) -> None:
+        self.vm = self.scene.deployed(start=False)
+        (volume,) = self.vm["volumes"]
+        self.path = Path(self.cloud.client.get(f"volumes/{volume}/")["path"])
+        assert self.path.exists()
+
+    def ask(self) -> Row:
+        return self.cloud.destroy(self.vm)
+
+    def check(self, operation: Row) -> None:
+        assert self.scene.now(self.vm)["state"] == "expunged"
+        assert not self.path.exists()
+
+
+class Discard(Job):
+    """A second copy that turned out to have other bytes than the first is removed again."""
+
+    name, kind, midway = "discard of a copy", "template.remove", "template_remove.before_removal"
+    outcome, waiting = "failed", 1
+
+    def prepare(self) -> None:
+        content = self.scene.lab.template.path.read_bytes()
+        name = self.cloud.serve(content)
+        self.template = self.cloud.template(name, checksum="")
+        self.scene.points.arm("template_download.before_verify", "hold")
+        self.second = self.cloud.prepare(self.template, self.scene.pool)
+        self.scene.points.wait_held("template_download.before_verify")
+        self.scene.lab.mirror.add(name, content + bytes(512))
+        self.cloud.settled(self.cloud.prepare(self.template, self.cloud.pool("shared")))
+
+    def ask(self) -> Row:
+        self.scene.points.release("template_download.before_verify")
+        return self.second
+
+    def check(self, operation: Row) -> None:
+        assert operation["error"]["code"] == "content_changed"
+        assert self.cloud.placement(self.template, self.scene.pool)["state"] == "failed"
+        assert not [path for path in Path(self.scene.pool["path"]).iterdir() if self.template["id"] in path.name]
+
+
+JOBS: Mapping[str, type[Job]] = {job.name: job for job in (Download, VolumeCreate, Start, Stop, Destroy, Discard)}
+KINDS = ("download", "volume create", "start", "stop", "destroy")
+"""Those that a user asks for; once a kind means once for each of them."""
