@@ -309,7 +309,7 @@ class RunContext:
         crash_point(point)
 
     def _hear_cancel(self, record: Record) -> None:
-        if record.cancel_requested and not record.committed and not self.putting_back:
+        if record.cancel_requested and not self.putting_back:
             raise Cancelled
 
     def _current(self) -> Record:
@@ -321,7 +321,7 @@ def _names(record: Record) -> Fields:
 
 
 def _to_be_put_back(record: Record) -> bool:
-    return record.state == AgentState.INTERRUPTED and record.cancel_requested and not record.committed
+    return record.state == AgentState.INTERRUPTED and record.cancel_requested
 
 
 def _started(record: Record) -> Fields | None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from agents.common.errors import Cancelled, Interrupted
 from agents.executor import RunContext, _cancelled
 from agents.journal import Record
 from agents.lanes import LIMITS
@@ -153,6 +154,19 @@ def test_the_right_to_work_is_asked_again_before_the_next_effect(parts: Parts) -
     assert parts.effects(command_id) == [f"begin {command_id} 1"]
 
 
+def test_the_right_to_work_is_asked_after_the_journal_was_written_too(parts: Parts) -> None:
+    """The process may have been stopped for long in the middle of that write."""
+    record = parts.put(S.STARTED)
+
+    def lost_while_it_wrote() -> None:
+        if parts.entry(record.command_id).step:
+            raise Interrupted
+
+    context = RunContext(parts.journal, record, lost_while_it_wrote)
+    with pytest.raises(Interrupted):
+        context.step("volume_create.before_create")
+
+
 def test_a_full_disk_makes_a_command_wait_and_loses_nothing(
     parts: Parts, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -211,14 +225,21 @@ def test_a_start_takes_up_what_waited_in_the_order_of_seq(resting: Parts) -> Non
     assert begun == [ids[1], ids[2], ids[0]]
 
 
-def test_a_start_puts_back_what_was_being_cancelled_unless_it_is_committed(resting: Parts) -> None:
-    back = resting.put(S.INTERRUPTED, cancel_requested=True).command_id
-    forward = resting.put(S.INTERRUPTED, cancel_requested=True, committed=True).command_id
+def test_a_start_puts_back_what_was_being_cancelled_and_touches_nothing_else(resting: Parts) -> None:
     alone = resting.put(S.INTERRUPTED).command_id
+    back = resting.put(S.INTERRUPTED, cancel_requested=True).command_id
     resting.start()
     resting.wait(back, S.CANCELLED)
     assert resting.effects() == [f"cancel {back} 1"]
-    assert [resting.entry(one).state for one in (forward, alone)] == [S.INTERRUPTED, S.INTERRUPTED]
+    assert resting.entry(alone).state == S.INTERRUPTED
+
+
+def test_what_an_older_agent_cannot_put_back_stays_interrupted_and_says_why(resting: Parts) -> None:
+    command_id = resting.put(S.INTERRUPTED, cancel_requested=True, kind="volume.teleport").command_id
+    resting.start()
+    poll(lambda: resting.entry(command_id).problem, SECONDS, "a reason")
+    entry = resting.entry(command_id)
+    assert (entry.state, entry.problem and entry.problem.code) == (S.INTERRUPTED, "unknown_kind")
 
 
 # --- cancel --------------------------------------------------------------------------------------------------------
@@ -259,6 +280,18 @@ def test_what_a_cancel_does_to_a_record(state: AgentState, attempt: int, becomes
 @pytest.mark.parametrize("state", [S.STARTED, S.INTERRUPTED])
 def test_after_the_point_of_no_return_a_cancel_changes_nothing(state: AgentState) -> None:
     assert _cancelled(_record(state, committed=True), 2) is None
+
+
+def test_a_cancel_in_the_last_moment_wins_over_the_commit(parts: Parts) -> None:
+    record = parts.put(S.STARTED)
+
+    def cancel() -> None:
+        parts.executor.cancel(wish(record.envelope))
+
+    context = RunContext(parts.journal, record, cancel)
+    with pytest.raises(Cancelled):
+        context.commit("volume_create.before_rename")
+    assert not context.committed
 
 
 def test_a_cancel_of_a_failed_put_back_tries_again(parts: Parts) -> None:
