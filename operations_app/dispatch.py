@@ -54,13 +54,11 @@ def _publish_all(commands: QuerySet[Command]) -> None:
 
 
 def _sendable() -> Q:
-    """What is to be cancelled is not sent again: its agent refuses it, and that is the answer to the cancel."""
     deletes_by_itself = Q(
         agent__zone__deletions_suspended=True, kind__in=REMOVING_KINDS, direction=Operation.Direction.UNDO
     )
     open_states = [CommandState.CREATED, CommandState.SENT]
-    wanted = Q(state__in=open_states, cancel_requested_at=None)
-    return wanted & Q(agent__state=Agent.State.UP, agent__ahead=False) & ~deletes_by_itself
+    return Q(agent__state=Agent.State.UP, agent__ahead=False, state__in=open_states) & ~deletes_by_itself
 
 
 def _mark_sent(command: Command) -> bool:

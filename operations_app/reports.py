@@ -46,6 +46,7 @@ def hello(message: Hello) -> None:
     if not answer.accepted:
         return
     _take_entries(agent, message.entries)
+    _resend_cancels(agent)
     listed = _listed(message.entries)
     missing = [command for command in _open_commands(agent) if (str(command.pk), command.attempt) not in listed]
     for command in missing:
@@ -55,7 +56,6 @@ def hello(message: Hello) -> None:
     # A question to the agent's earlier life has no answer; the others are in doubt since before.
     reconciliation.ask_all(reconciliation.open_questions().filter(agent=agent, probed_at__lt=begun))
     reconciliation.ask_all(reconciliation.askable().filter(agent=agent))
-    _resend_cancels(agent)
     _acknowledge(agent, message.entries)
 
 
@@ -66,10 +66,10 @@ def ping(message: Ping) -> None:
     agent = Agent.objects.select_related("zone").get(pk=message.agent_id)
     _notice_corrupt(agent, message.corrupt_journals)
     _take_entries(agent, message.entries, message.facts_begun)
+    _resend_cancels(agent)
     _find_lost(agent, _listed(message.entries))
     for consume in registry.ping_consumers:
         _consume(consume, agent, message)
-    _resend_cancels(agent)
     _acknowledge(agent, message.entries)
     dispatch.send_control(agent, "configure", _configuration(agent))
 
@@ -301,7 +301,11 @@ def _interrupt(command: Command, why: str) -> None:
 
 
 def _resend_cancels(agent: Agent) -> None:
-    """A cancel that got lost is asked for again as long as the command is open."""
+    """A cancel that got lost is asked for again as long as the command is open.
+
+    It goes before the command itself if that got lost too, which is still sent: an agent past the point of no return of
+    an earlier attempt does not hear the cancel, and has to go forward.
+    """
     asked = timezone.now() - timedelta(seconds=1)
     states = {CommandState.SENT, *_ON_AGENT}
     for command in agent.commands.filter(cancel_requested_at__lt=asked, state__in=states).select_related("agent"):

@@ -180,12 +180,21 @@ class HostVoice:
     # --- hearing -----------------------------------------------------------------------------------------------
 
     def hears(self, name: str = "") -> list[dict[str, Any]]:
-        """Takes the messages from both queues: commands, or what is called ``name`` on the control queue."""
-        queue = command_queue(str(self.agent.pk)) + (".control" if name else "")
-        taken = self._broker.lpop(queue, 10_000) or []
-        found = [json.loads(text) for text in reversed(taken)]  # type: ignore[arg-type]
-        wanted = [message for message in found if message["headers"]["task"].endswith(f".{name}")] if name else found
-        return [_body(message) for message in wanted]
+        """Takes the messages of a queue: commands, or what is called ``name`` on the control queue."""
+        if name:
+            return self.hears_notes().get(name, [])
+        return [_body(message) for message in self._taken("")]
+
+    def hears_notes(self) -> dict[str, list[dict[str, Any]]]:
+        """Takes the messages of the control queue, by name."""
+        notes: dict[str, list[dict[str, Any]]] = {}
+        for message in self._taken(".control"):
+            notes.setdefault(message["headers"]["task"].rpartition(".")[2], []).append(_body(message))
+        return notes
+
+    def _taken(self, suffix: str) -> list[dict[str, Any]]:
+        taken = self._broker.lpop(command_queue(str(self.agent.pk)) + suffix, 10_000) or []
+        return [json.loads(text) for text in reversed(taken)]  # type: ignore[arg-type]
 
     # --- speaking ----------------------------------------------------------------------------------------------
 
