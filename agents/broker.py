@@ -25,7 +25,7 @@ from agents.protocol.messages import CONTROL_QUEUE, command_queue, control_queue
 log = logging.getLogger(__name__)
 
 COMMAND_TASKS = "agents."
-RECONNECT_SECONDS = 1
+RECONNECT_SECONDS = 0.5
 SOCKET_SECONDS = 5.0
 CONNECT_SECONDS = 2.0
 
@@ -107,7 +107,7 @@ class _AgentConsumer(Consumer):
     accept: Accept
 
     def ensure_connected(self, conn: Connection) -> Connection:
-        """Try once a second, for as long as it takes."""
+        """Try twice a second, for as long as it takes."""
 
         def on_error(error: Exception, _interval: float) -> None:
             log.warning("broker.unreachable", extra={"error": str(error)})
@@ -115,9 +115,9 @@ class _AgentConsumer(Consumer):
         return conn.ensure_connection(
             on_error,
             max_retries=None,  # type: ignore[arg-type]  # for ever; celery-types wants a number
-            interval_start=RECONNECT_SECONDS,
+            interval_start=RECONNECT_SECONDS,  # type: ignore[arg-type]  # celery-types wants whole seconds
             interval_step=0,
-            interval_max=RECONNECT_SECONDS,
+            interval_max=RECONNECT_SECONDS,  # type: ignore[arg-type]
             callback=worker_state.maybe_shutdown,
         )
 

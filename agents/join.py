@@ -2,34 +2,16 @@
 
 import uuid
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin
 
 import requests
 
 from agents.protocol.sealing import public_half
-from agents.state import Identity, RoleName, StateError, StateFolder
+from agents.state import Identity, RoleName, StateError, StateFolder, machine_id
 
 CONNECT_SECONDS = 10.0
 READ_SECONDS = 60.0
-
-
-def machine_id() -> str:
-    """The machine's own id, machine-id(5); empty where there is none."""
-    return _line("/etc/machine-id")
-
-
-def boot_id() -> str:
-    """Another one after each boot, random(4)."""
-    return _line("/proc/sys/kernel/random/boot_id")
-
-
-def _line(path: str) -> str:
-    try:
-        return Path(path).read_text().strip()
-    except OSError:
-        return ""
 
 
 @dataclass(frozen=True)

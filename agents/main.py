@@ -15,13 +15,12 @@ from agents.broker import Publisher, end_worker, make_app, run_worker
 from agents.executor import Executor, Tools
 from agents.heartbeat import Facts, Reporter
 from agents.inbox import Inbox
-from agents.join import Applicant, boot_id, join, machine_id
 from agents.journal import Journal
 from agents.logs import log_to_stderr
 from agents.prober import Prober
 from agents.protocol.messages import Hello, HostFacts, PoolFact, PoolInfo
 from agents.roles.base import Role
-from agents.state import Epoch, Identity, Lock, StateError, StateFolder
+from agents.state import Epoch, Identity, Lock, StateError, StateFolder, boot_id, machine_id
 
 log = logging.getLogger(__name__)
 
@@ -179,6 +178,9 @@ def _complain(error: StateError, exit_code: int) -> int:
 
 
 def _join(options: argparse.Namespace) -> int:
+    # Once in an agent's life: every start would pay for its HTTP client.
+    from agents.join import Applicant, join
+
     token = options.token_file.read_text().strip()
     folder = StateFolder(options.state_dir)
     applicant = Applicant(options.name, options.role, options.libvirt_uri)

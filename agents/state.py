@@ -61,6 +61,23 @@ def start_ticks(pid: int) -> int | None:
     return None if fields[0] in {"Z", "X"} else int(fields[19])
 
 
+def machine_id() -> str:
+    """The machine's own id, machine-id(5); empty where there is none."""
+    return _line("/etc/machine-id")
+
+
+def boot_id() -> str:
+    """Another one after each boot, random(4)."""
+    return _line("/proc/sys/kernel/random/boot_id")
+
+
+def _line(path: str) -> str:
+    try:
+        return Path(path).read_text().strip()
+    except OSError:
+        return ""
+
+
 class StateFolder:
     """The paths inside one state folder."""
 
