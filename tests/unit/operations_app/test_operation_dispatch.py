@@ -77,17 +77,16 @@ def test_a_broker_that_is_not_there_costs_little_and_loses_nothing(
     host: HostVoice, zone: Zone, use_broker: Callable[[str], None], redis_socket: object
 ) -> None:
     use_broker(NOWHERE)
-    began = time.monotonic()
     operations = [begin("toy.shared", zone, host) for _ in range(3)]
     cancel(operations[2].pk)
-    assert time.monotonic() - began < 2, "each try to publish used to take two seconds"
+    began = time.monotonic()
+    assert not any(dispatch.send_cancel(the_command(operations[0])) for _ in range(10))
+    assert time.monotonic() - began < 10, "left to itself, each try to connect would take two seconds"
     use_broker(f"redis+socket://{redis_socket}")
     for operation in operations:
         ago(the_command(operation), "sent_at", 3600)
     host.pings()
-    assert {message["command_id"] for message in host.hears()} == {
-        str(the_command(operation).pk) for operation in operations[:2]
-    }
+    assert {message["command_id"] for message in host.hears()} == {str(the_command(each).pk) for each in operations}
 
 
 def test_one_that_could_not_be_published_stops_the_rest_until_the_sweep(
