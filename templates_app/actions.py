@@ -176,7 +176,7 @@ def ensure_placement(
             "Wait until its registration has succeeded, or register it again.",
         )
     placement, _ = Placement.objects.get_or_create(
-        template=template, pool=pool, defaults={"kind": Placement.Kind.POOL, "zone": pool.zone}
+        template=template, pool=pool, defaults={"kind": Placement.Kind.POOL, "zone_id": pool.zone_id}
     )
     if placement.operation_id is not None:
         download = locked(placement.operation_id)

@@ -3,10 +3,9 @@
 from typing import Any
 
 from compute_app.actions import Deployment, vm_deploy
-from compute_app.models import VM, Volume
-from infra_app.models import StoragePool
+from compute_app.models import VM, Volume, VolumeFile
+from infra_app.models import Agent, StoragePool
 from operations_app.models import Operation, Reservation, Waiter
-from templates_app.actions import template_prepare
 from templates_app.models import Placement, Template
 from tests.unit.templates_app.fleet import GIB, Fleet, committed
 
@@ -35,12 +34,26 @@ def deployed(fleet: Fleet, template: Template, **changes: Any) -> VM:
     return vm
 
 
-def on_pool(fleet: Fleet, template: Template, pool: StoragePool) -> Placement:
-    """The template, downloaded to the pool."""
-    with committed():
-        operation = template_prepare(template, pool)
-    fleet.works(operation)
-    return Placement.objects.get(template=template, pool=pool)
+def existing(fleet: Fleet, template: Template, pool: StoragePool, host: Agent | None, **changes: Any) -> VM:
+    """The rows of a VM with a data disk that was deployed a while ago; it runs if it has a host."""
+    placement = Placement.objects.filter(template=template, pool=pool).first() or fleet.on_pool(template, pool)
+    power = {"state": "running", "power_state": "running"} if host else {"state": "stopped", "power_state": "off"}
+    where = {"host_id": host and host.pk, "last_host": pool.reaches.first().host, "facts_epoch": 1}  # type: ignore[union-attr]
+    fields = {"name": "vm", "account": fleet.account, "zone": fleet.zone, "template": template, "cpus": 1}
+    vm = VM.objects.create(**(fields | power | where | {"memory_bytes": GIB} | changes))
+    for index, size in enumerate((GIB, MIB)):
+        name = f"{vm.name}-root" if index == 0 else f"{vm.name}-data{index}"
+        volume = Volume.objects.create(
+            account=vm.account, name=name, vm=vm, device_index=index, pool=pool, size_bytes=size, state="ready"
+        )
+        volume.top = VolumeFile.objects.create(
+            volume=volume,
+            file_name=f"volume-{volume.pk}.qcow2",
+            virtual_size_bytes=size,
+            backing_placement=placement if index == 0 else None,
+        )
+        volume.save()
+    return vm
 
 
 def shown(vm: VM) -> tuple[str, str, str | None]:

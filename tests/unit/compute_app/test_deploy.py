@@ -12,7 +12,7 @@ from infra_app.models import Agent, StoragePool, Zone
 from operations_app.models import Command, Operation, Waiter
 from templates_app.actions import template_prepare
 from templates_app.models import Placement, Template
-from tests.unit.compute_app.cloud import MIB, deploy, deployed, nothing_held, on_pool, shown, volume_states
+from tests.unit.compute_app.cloud import MIB, deploy, deployed, nothing_held, shown, volume_states
 from tests.unit.templates_app.fleet import GIB, Fleet, alarms, download_of, error_of, in_transaction, setting, state_of
 
 
@@ -62,7 +62,7 @@ class TestTheWay:
     def test_a_template_that_is_there_is_used_at_once(
         self, fleet: Fleet, template: Template, pool: StoragePool
     ) -> None:
-        on_pool(fleet, template, pool)
+        fleet.on_pool(template, pool)
         _, operation = deploy(fleet, template)
         assert fleet.the_open(operation).kind == "volume.create"
 
@@ -217,7 +217,7 @@ class TestFailures:
     def test_a_template_that_is_gone_from_its_pool_is_had_again(
         self, fleet: Fleet, template: Template, pool: StoragePool
     ) -> None:
-        placement = on_pool(fleet, template, pool)
+        placement = fleet.on_pool(template, pool)
         vm, operation = deploy(fleet, template)
         fleet.fails(fleet.the_open(operation), "backing_refused", elsewhere=False, cause="There is no such file.")
         fleet.works(operation)
@@ -318,7 +318,7 @@ class TestCancelled:
     def test_what_was_never_sent_never_starts(
         self, fleet: Fleet, template: Template, host: Agent, pool: StoragePool
     ) -> None:
-        on_pool(fleet, template, pool)
+        fleet.on_pool(template, pool)
         vm, operation = deploy(fleet, template)
         creation = fleet.the_open(operation)
         fleet.goes_away(host)

@@ -11,18 +11,18 @@ from infra_app.models import Agent, PoolReach, StoragePool
 from operations_app.models import Operation
 from operations_app.workflow import may_cancel
 from templates_app.models import Template
-from tests.unit.compute_app.cloud import MIB, deploy, deployed, nothing_held, shown, volume_states
+from tests.unit.compute_app.cloud import deploy, deployed, existing, nothing_held, shown, volume_states
 from tests.unit.templates_app.fleet import GIB, Fleet, alarms, error_of, in_transaction, state_of
 
 
 @pytest.fixture
-def running(fleet: Fleet, template: Template, pool: StoragePool) -> VM:
-    return deployed(fleet, template, data_disk_sizes=[MIB])
+def running(fleet: Fleet, template: Template, pool: StoragePool, host: Agent) -> VM:
+    return existing(fleet, template, pool, host)
 
 
 @pytest.fixture
 def stopped(fleet: Fleet, template: Template, pool: StoragePool) -> VM:
-    return deployed(fleet, template, data_disk_sizes=[MIB], start=False)
+    return existing(fleet, template, pool, None)
 
 
 def start(vm: VM) -> Operation:
@@ -215,13 +215,13 @@ class TestAHostThatIsGone:
         assert shown(stopped)[0] == "expunged"
 
     def test_files_on_a_local_pool_wait_for_their_host(self, fleet: Fleet, template: Template, host: Agent) -> None:
-        vm = deployed(fleet, template, pool=fleet.pool("local", host, local=True), start=False)
+        vm = existing(fleet, template, fleet.pool("local", host, local=True), None)
         fleet.host("other")
         fleet.goes_away(host)
         operation = destroy(vm, expunge=True)
         fleet.sweeps()
-        waiting = fleet.the_open(operation)
-        assert (waiting.agent, waiting.state, shown(vm)[0]) == (host, "CREATED", "destroying")
+        assert {(command.agent, command.state) for command in fleet.open(operation)} == {(host, "CREATED")}
+        assert shown(vm)[0] == "destroying"
         fleet.comes_up(host)
         fleet.works(operation)
         assert shown(vm)[0] == "expunged"

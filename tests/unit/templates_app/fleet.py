@@ -115,13 +115,30 @@ class Fleet:
         with committed():
             return template_register(Registration(**wanted))
 
-    def template(self, name: str = "debian", **changes: Any) -> Template:
-        """A template that a host has looked at: ready."""
+    def checked(self, name: str = "debian", **changes: Any) -> Template:
+        """A template that was registered and that a host has looked at: ready."""
         template, operation = self.registered(name, **changes)
         self.works(operation)
         template.refresh_from_db()
         assert template.state == Template.State.READY
         return template
+
+    def template(self, name: str = "debian", **changes: Any) -> Template:
+        """The same rows at once, see ``test_templates_made_at_once.py``."""
+        sizes = {"size_bytes": TEMPLATE_BYTES, "virtual_size_bytes": GIB}
+        fields = {"name": name, "url": URL, "format": "qcow2", "account": self.account, "state": "ready", **sizes}
+        template = Template.objects.create(**(fields | changes))
+        template.zones.add(self.zone)
+        Placement.objects.create(template=template, kind="store", zone=self.zone, state="ready")
+        return template
+
+    def on_pool(self, template: Template, pool: StoragePool) -> Placement:
+        """The rows of a template that was downloaded to a pool."""
+        Template.objects.filter(pk=template.pk).update(sha256=SHA256)
+        sizes = {"size_bytes": TEMPLATE_BYTES, "virtual_size_bytes": GIB}
+        path = f"{pool.path}/{template.file_name}"
+        fields = {"template": template, "kind": "pool", "zone": pool.zone, "pool": pool}
+        return Placement.objects.create(state="ready", path=path, **fields, **sizes)
 
     # --- what agents say -------------------------------------------------------------------------------------------
 

@@ -78,7 +78,7 @@ class TestOne:
 
     def test_a_pool_of_another_zone_is_refused(self, fleet: Fleet) -> None:
         fleet.host("here")
-        template = fleet.template(zones=[fleet.zone])
+        template = fleet.checked(zones=[fleet.zone])
         far = fleet.pool("far", fleet.host("there", zone=zone_create("far")))
         with pytest.raises(InvalidInput) as refusal:
             prepare(template, far)

@@ -80,7 +80,7 @@ class TestZones:
 
     def test_every_zone_gets_it_though_only_one_has_a_host(self, fleet: Fleet, zone: Zone, host: Agent) -> None:
         second = zone_create("zone2")
-        template = fleet.template(zones=[zone, second])
+        template = fleet.checked(zones=[zone, second])
         stores = Placement.objects.filter(template=template, kind="store")
         assert {placement.zone for placement in stores} == {zone, second}
 

@@ -48,7 +48,7 @@ def whole_database() -> str:
 def test_only_the_agent_reads_them(fleet: Fleet, host: Agent, pool: StoragePool, log: io.StringIO) -> None:
     private, public = new_key()
     Agent.objects.filter(pk=host.pk).update(public_key=public)
-    template = fleet.template(secret_headers=HEADERS)
+    template = fleet.checked(secret_headers=HEADERS)
     operation = in_transaction(template_prepare, template, pool)
     fleet.fails(fleet.the_open(operation))
     fleet.works(operation)
@@ -73,7 +73,7 @@ def test_messages_carry_them_sealed(fleet: Fleet, host: Agent, broker: Redis) ->
 
 
 def test_no_other_command_carries_them(fleet: Fleet, host: Agent, pool: StoragePool) -> None:
-    template = fleet.template(secret_headers=HEADERS)
+    template = fleet.checked(secret_headers=HEADERS)
     operation = in_transaction(template_prepare, template, pool)
     fleet.says(fleet.the_open(operation), "INTERRUPTED")
     fleet.answers(operation.commands.get(), unverified_final=True)
@@ -82,7 +82,7 @@ def test_no_other_command_carries_them(fleet: Fleet, host: Agent, pool: StorageP
 
 
 def test_neither_api_nor_admin_show_them(fleet: Fleet, host: Agent, alice: Person) -> None:
-    template = fleet.template(secret_headers=HEADERS, headers={"X-Open": "seen"})
+    template = fleet.checked(secret_headers=HEADERS, headers={"X-Open": "seen"})
     stored = Template.objects.get(pk=template.pk).secret_headers
     browser = admin_browser()
     pages = [
@@ -108,5 +108,5 @@ def test_a_refusal_does_not_repeat_them(fleet: Fleet, log: io.StringIO) -> None:
 
 
 def test_a_template_without_any_seals_nothing(fleet: Fleet, host: Agent) -> None:
-    fleet.template()
+    fleet.checked()
     assert Command.objects.get().sealed is None

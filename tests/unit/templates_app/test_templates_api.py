@@ -9,9 +9,10 @@ from accounts_app.models import Account, User
 from infra_app.actions import zone_create
 from infra_app.models import Agent, StoragePool, Zone
 from operations_app.models import Operation
+from templates_app.actions import template_prepare
 from templates_app.models import Placement, Template
 from tests.unit.people import Person
-from tests.unit.templates_app.fleet import GIB, TEMPLATE_BYTES, URL, Fleet, admin_browser, committed
+from tests.unit.templates_app.fleet import GIB, TEMPLATE_BYTES, URL, Fleet, admin_browser, committed, in_transaction
 
 TEMPLATES = "/api/v1/templates/"
 NEW = {"name": "debian", "url": URL, "format": "qcow2"}
@@ -274,7 +275,7 @@ class TestQueries:
 
     @pytest.fixture
     def many(self, fleet: Fleet, acme: Account, zone: Zone, template: Template, pool: StoragePool) -> Template:
-        operation = Operation.objects.get()
+        operation = in_transaction(template_prepare, template, pool)
         for number in range(20):
             row = Template.objects.create(account=acme, name=f"t{number}", url=URL, format="raw")
             row.zones.add(zone)
@@ -292,7 +293,7 @@ class TestQueries:
     def test_placements(self, many: Template, alice: Person, django_assert_max_num_queries: Any) -> None:
         alice.get(TEMPLATES)
         with django_assert_max_num_queries(5):
-            assert len(alice.get(f"{TEMPLATES}{many.pk}/placements/").json()["results"]) == 21
+            assert len(alice.get(f"{TEMPLATES}{many.pk}/placements/").json()["results"]) == 22
 
     def test_the_admin(self, many: Template, django_assert_max_num_queries: Any) -> None:
         browser = admin_browser()
