@@ -16,7 +16,7 @@ ImageFormat = Literal["qcow2", "raw", "iso"]
 class Data(BaseModel):
     """Base of all messages: immutable. Unknown fields are ignored: a neighbour one version ahead is understood."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
 
 class WorkClass(StrEnum):
