@@ -96,7 +96,8 @@ def test_progress_is_shown_and_reported_about_once_a_second(host: Host, pool: Pa
 
     first = poll(reports, SECONDS, "a report of progress")
     began = time.monotonic()
-    poll(lambda: reports() >= first + 2, SECONDS, "two more reports of progress")
+    # The first of them may come at once; between the others there is a second each.
+    poll(lambda: reports() >= first + 3, SECONDS, "three more reports of progress")
     assert time.monotonic() - began > 1.5
     hold.unlink()
     server.wait(envelope, "COMPLETED")
