@@ -7,6 +7,7 @@ from uuid import UUID
 from django.db.models import QuerySet
 
 from agents.protocol.kinds import Disk, ImageFile, VmStart, VmStop, VolumeCreate, VolumeRemove
+from agents.protocol.states import CommandState
 from compute_app import placing
 from compute_app.models import VM, Volume, VolumeFile
 from core_app import settings_rows
@@ -90,7 +91,9 @@ class StartDomain(Step):
         operation.result = {"host": command.agent.name, "accelerator": (command.answer or {}).get("accelerator")}
 
     def undo(self, operation: Operation) -> Sequence[CommandSpec]:
-        if not operation.commands.filter(kind="vm.start").exists():
+        """Where an agent itself gave up nothing of ours runs; what was there before, it has left alone."""
+        start = operation.commands.filter(kind="vm.start").first()
+        if start is None or start.state in (CommandState.FAILED, CommandState.CANCELLED):
             return ()
         return [_stop(_vm(operation), operation.data["host"], "force")]
 

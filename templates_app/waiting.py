@@ -18,8 +18,9 @@ def take_ping(agent: Agent, ping: Ping) -> None:
         return
     here = Template.objects.filter(zones=agent.zone_id, state=Template.State.ALLOCATED)
     waiting = Command.objects.filter(kind="template.check", state=CommandState.CREATED, attempt=1)
-    for command in waiting.filter(operation__target_id__in=here.values("pk")).exclude(agent__state=Agent.State.UP):
-        _take_back(command, agent)
+    for command in waiting.filter(operation__target_id__in=here.values("pk")).select_related("agent"):
+        if command.agent.state != Agent.State.UP or command.agent.ahead:
+            _take_back(command, agent)
 
 
 def _take_back(command: Command, agent: Agent) -> None:

@@ -56,12 +56,12 @@ class CheckByHost(Step):
             if not tried:
                 raise Refused(
                     "no_host",
-                    "No host of the template's zones is up, or will come up by itself.",
+                    "The template's zones have no host.",
                     "Nobody can look at its URL.",
-                    "Let a host join one of the zones or activate one, and register the template again.",
+                    "Let a host join one of the zones, and register the template again.",
                 )
             return ()
-        if host.state != Agent.State.UP:
+        if host.state != Agent.State.UP or host.ahead:
             operation.error = _nobody_up(template)
         tried.append(str(host.pk))
         payload = TemplateCheck(template_id=str(template.pk), source=source_of(template), limits=limits())
@@ -79,12 +79,11 @@ def _nobody_up(template: Template) -> dict[str, Any]:
 
 
 def _checking_host(template: Template, tried: Sequence[str]) -> Agent | None:
-    """One that is up; else, before any was asked, one that may come up: the command waits until its deadline for it,
-    or for the first of the others that comes up, see ``waiting.py``."""
+    """One that is up; else, before any was asked, one that is not: the command waits until its deadline for it, or for
+    the first of the others that comes up, see ``waiting.py``."""
     hosts = Agent.objects.filter(role=Agent.Role.HOST, zone__in=template.zones.all()).exclude(pk__in=tried)
     up = list(hosts.filter(state=Agent.State.UP, ahead=False))
-    waiting = [] if up or tried else list(hosts.filter(state__in=[Agent.State.JOINED, Agent.State.DISCONNECTED]))
-    candidates = up or waiting
+    candidates = up if up or tried else list(hosts)
     return random.choice(candidates) if candidates else None  # noqa: S311  (spreads load, hides nothing)
 
 

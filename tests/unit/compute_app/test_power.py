@@ -49,25 +49,34 @@ class TestStart:
         assert shown(stopped) == ("running", "running", "roomy")
         assert (state_of(operation), nothing_held()) == ("succeeded", True)
 
-    def test_a_failed_one_is_stopped_and_says_why(self, fleet: Fleet, stopped: VM) -> None:
+    def test_a_failed_one_says_why(self, fleet: Fleet, stopped: VM) -> None:
         operation = start(stopped)
         fleet.fails(fleet.the_open(operation), "no_memory")
-        assert fleet.the_open(operation).kind == "vm.stop"
-        assert shown(stopped) == ("starting", "off", "host1")
-        fleet.works(operation)
-        assert shown(stopped) == ("stopped", "off", None)
+        assert (shown(stopped), state_of(operation)) == (("stopped", "off", None), "failed")
         assert error_of(stopped)["code"] == "no_memory"
         assert volume_states(stopped) == ["ready"] * 2
         fleet.works(start(stopped))
         assert (shown(stopped)[0], error_of(stopped)) == ("running", {})
 
-    def test_a_cancelled_one_is_stopped(self, fleet: Fleet, stopped: VM) -> None:
+    def test_one_that_found_it_running_otherwise_leaves_it_alone(self, fleet: Fleet, stopped: VM) -> None:
+        operation = start(stopped)
+        fleet.fails(fleet.the_open(operation), "vm_runs_differently", elsewhere=False)
+        assert (fleet.kinds(operation), shown(stopped)[0]) == (["vm.start"], "stopped")
+
+    @pytest.mark.parametrize("in_doubt", [False, True])
+    def test_a_cancelled_one_is_off(self, fleet: Fleet, stopped: VM, in_doubt: bool) -> None:
         operation = start(stopped)
         command = fleet.the_open(operation)
         fleet.cancels(operation)
-        fleet.says(command, "CANCELLED")
-        fleet.works(operation)
+        if in_doubt:
+            fleet.says(command, "INTERRUPTED")
+            fleet.answers(command, power_state="off")
+            assert shown(stopped) == ("starting", "off", "host1")
+            fleet.works(operation)
+        else:
+            fleet.says(command, "CANCELLED")
         assert (shown(stopped), error_of(stopped)) == (("stopped", "off", None), {})
+        assert fleet.kinds(operation) == ["vm.start"] + ["vm.stop"] * in_doubt
         assert state_of(operation) == "cancelled"
 
     def test_only_a_host_that_reaches_all_its_pools(self, fleet: Fleet, stopped: VM, pool: StoragePool) -> None:

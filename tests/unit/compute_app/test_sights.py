@@ -94,14 +94,11 @@ class TestOldLooks:
         fleet.pings(host, vms=[fact(vm)], facts_number=11)
         assert alarms() == ["vm.runs_unexpectedly"]
 
-    def test_one_from_before_a_failed_start_was_put_back_is_no_stranger(
-        self, fleet: Fleet, host: Agent, vm: VM
-    ) -> None:
+    def test_one_from_before_a_start_failed_is_no_stranger(self, fleet: Fleet, host: Agent, vm: VM) -> None:
         fleet.works(in_transaction(vm_stop, vm, force=True))
         operation = in_transaction(vm_start, vm)
-        fleet.fails(fleet.the_open(operation))
         fleet.looks = 10
-        fleet.works(operation)
+        fleet.fails(fleet.the_open(operation))
         fleet.pings(host, vms=[fact(vm)], facts_number=10)
         assert alarms() == []
         fleet.pings(host, vms=[fact(vm)], facts_number=11)

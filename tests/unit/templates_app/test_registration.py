@@ -157,9 +157,7 @@ class TestTheCheck:
         _, operation = fleet.registered(zones=[fleet.zone])
         assert fleet.the_open(operation).agent == near
 
-    @pytest.mark.parametrize("state", ["maintenance", "down"])
-    def test_no_host_that_may_come_up_fails_it_at_once(self, fleet: Fleet, host: Agent, state: str) -> None:
-        Agent.objects.filter(pk=host.pk).update(state=state)
+    def test_zones_without_a_host_fail_it_at_once(self, fleet: Fleet) -> None:
         template, operation = fleet.registered()
         assert (state_of(template), operation.state) == ("failed", "failed")
         assert error_of(template)["code"] == "no_host"
@@ -176,12 +174,20 @@ class TestTheCheck:
 class TestNobodyUp:
     """Allocated until somebody comes up or the deadline passes; the operation says why meanwhile."""
 
-    def test_it_waits_and_says_so(self, fleet: Fleet) -> None:
-        fleet.host("asleep", up=False)
+    @pytest.mark.parametrize("why", ["joined", "disconnected", "maintenance", "down", "ahead"])
+    def test_it_waits_and_says_so(self, fleet: Fleet, why: str) -> None:
+        host = fleet.host("asleep")
+        Agent.objects.filter(pk=host.pk).update(**({"ahead": True} if why == "ahead" else {"state": why}))
         template, operation = fleet.registered()
         assert template.state == "allocated"
         assert error_of(operation)["code"] == "no_host_up"
+        fleet.sweeps()
         assert fleet.the_open(operation).state == "CREATED"
+        other = fleet.host("awake")
+        fleet.pings(other)
+        assert fleet.the_open(operation).agent == other
+        fleet.works(operation)
+        assert (state_of(template), error_of(operation)) == ("ready", {})
 
     def test_the_host_that_comes_up_is_asked(self, fleet: Fleet) -> None:
         host = fleet.host("asleep", up=False)
