@@ -21,12 +21,13 @@ from core_app.transitions import transition
 from infra_app import actions as infra
 from infra_app.models import Agent, StoragePool
 from operations_app import dispatch, reconciliation, registry
-from operations_app.models import Command, Operation
+from operations_app.models import Attempt, Command, Operation
 from operations_app.rules import OperationState, Reading, add_up, read_entry
 from operations_app.workflow import advance, locked
 
 logger = logging.getLogger("cloudctl.reports")
 
+SENDS = 10
 _NOT_HEARD_OF = (CommandState.CREATED, CommandState.SENT)
 _ON_AGENT = (CommandState.QUEUED, CommandState.STARTED, CommandState.PROCESSING)
 
@@ -277,11 +278,20 @@ def _find_lost(agent: Agent, listed: set[tuple[str, int]]) -> None:
     """Commands that should be there and are not: sent again if never begun, in doubt if they were."""
     long_ago = timezone.now() - timedelta(seconds=max(2.0, settings_rows.get("ping.interval")))
     missing = [command for command in _open_commands(agent) if (str(command.pk), command.attempt) not in listed]
-    again = [command.pk for command in missing if _is_to_be_sent(command, long_ago)]
+    again = [command for command in missing if _is_to_be_sent(command, long_ago)]
     for command in missing:
         if command.state in _ON_AGENT and _before(command.seen_at, long_ago):
             _interrupt(command, "the agent pings, and its journal does not have the command")
-    dispatch.publish(again)
+    dispatch.publish([command.pk for command in again if not _in_vain(command)])
+
+
+def _in_vain(command: Command) -> bool:
+    """Whether an agent that is up did not take it however often it was sent; then it is asked what it knows of it."""
+    often = Attempt.objects.filter(command=command, number=command.attempt, times_sent__gte=SENDS)
+    if command.state != CommandState.SENT or not often.exists():
+        return False
+    _interrupt(command, f"it was sent {SENDS} times, and the agent's journal does not have it")
+    return True
 
 
 def _is_to_be_sent(command: Command, long_ago: datetime) -> bool:

@@ -12,9 +12,10 @@ from agents.protocol.messages import Acknowledge, JournalEntry
 from core_app import settings_rows
 from core_app.models import Event
 from infra_app.models import Agent, Zone
-from operations_app import registry
+from operations_app import registry, reports
 from operations_app.models import Attempt, Command, Operation
 from tests.unit.operations_app.toys import (
+    FINAL,
     HostVoice,
     ago,
     begin,
@@ -203,6 +204,19 @@ def test_a_lost_message_of_a_second_attempt_is_found_although_the_journal_has_th
     assert [message["attempt"] for message in host.hears()] == [2]
     host.hello(first)
     assert [message["attempt"] for message in host.hears()] == [2]
+
+
+def test_what_an_agent_never_takes_is_asked_about_in_the_end(host: HostVoice, zone: Zone) -> None:
+    operation = begin("toy.shared", zone, host)
+    command = the_command(operation)
+    for _ in range(reports.SENDS):
+        ago(command, "sent_at", 3600)
+        host.pings()
+    command.refresh_from_db()
+    assert (command.state, len(host.hears()), len(host.hears("probe"))) == ("RECONCILING", reports.SENDS, 1)
+    host.answers(command, evidence=FINAL)
+    operation.refresh_from_db()
+    assert operation.state == "succeeded"
 
 
 def test_a_lost_answer_is_found_by_a_ping_and_is_no_failure(host: HostVoice, zone: Zone) -> None:
