@@ -88,8 +88,9 @@ class Watch:
         self._look = look
         self._on_fresh = on_fresh
         self._wake = threading.Event()
+        self._asked_at: float | None = None
         self._hasten = False
-        self._latest = Look(0, 0.0, None, "not looked at yet")
+        self._latest = Look(0, time.monotonic(), None, "not looked at yet")
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
@@ -98,13 +99,19 @@ class Watch:
     def refresh(self, *, tell: bool = False) -> None:
         """Look again soon; ``tell``: and ping when it is seen."""
         self._hasten = self._hasten or tell
+        self._asked_at = self._asked_at or time.monotonic()
         self._wake.set()
+
+    def is_due(self, max_age: float) -> bool:
+        """Whether a look was asked for at most ``max_age`` seconds ago, and has not come yet."""
+        asked_at = self._asked_at
+        return asked_at is not None and time.monotonic() - asked_at <= max_age
 
     def latest(self, max_age: float) -> Look:
         """The last look, without its facts when it is more than ``max_age`` seconds old."""
         latest = self._latest
         age = time.monotonic() - latest.seen_at
-        if latest.reason or age <= max_age:
+        if age <= max_age:
             return latest
         return Look(latest.number, latest.seen_at, None, f"no answer for {age:.0f} s")
 
@@ -114,6 +121,7 @@ class Watch:
             self._wake.clear()
             hasten, self._hasten = self._hasten, False
             self._latest = self._look_once()
+            self._asked_at = time.monotonic() if self._wake.is_set() else None
             if hasten:
                 self._on_fresh()
 
@@ -366,7 +374,8 @@ class Reporter:
     def _plan_ping(self) -> None:
         """No later than an interval after the last; never later than what something hastened."""
         self._next_ping = min(self._next_ping, self._last_ping + self._interval)
-        self._next_look = self._next_ping - min(1.0, self._interval / 4)
+        # A look that is due already stays so: with the broker down pings are planned again and again.
+        self._next_look = min(self._next_look, self._next_ping - min(1.0, self._interval / 4))
 
     def _ping(self) -> Ping:
         self._number += 1
@@ -392,6 +401,9 @@ class Reporter:
         if pools.facts is not None:
             facts: tuple[PoolFact, ...] = pools.facts
             return facts
+        if self._pools.is_due(max_age):
+            # Nobody has looked for long (just started, or stood still), which says nothing of the pools.
+            return ()
         return tuple(PoolFact(pool_id=pool.pool_id, reachable=False, reason=pools.reason) for pool in self._pool_infos)
 
     def _send(self, task: str, message: Data, names: str) -> None:
