@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
-from tests.crash.scene import Scene
+from tests.crash.scene import SETTLE_SECONDS, Scene
 from tests.scenarios.cloud import Row
 
 
@@ -20,6 +20,8 @@ class Job(ABC):
     """A crash point half-way through that command."""
     outcome: ClassVar[str] = "succeeded"
 
+    evidence_seconds: ClassVar[float] = 0.0
+    """How long a look takes that finds nothing done: libvirtd may still carry out what it has read."""
     waiting: ClassVar[int] = 0
     """Commands that the agent has when everything is prepared."""
 
@@ -44,6 +46,10 @@ class Job(ABC):
     @abstractmethod
     def check(self, operation: Row) -> None:
         """It was done, whole and once, and the guest boots."""
+
+    def settled(self, operation: Row) -> Row:
+        """The operation, which settles by itself, all parts being back: at the next sweep and two seconds."""
+        return self.cloud.settled(operation, SETTLE_SECONDS + self.evidence_seconds, self.outcome)
 
     def check_undone(self, operation: Row) -> None:
         """It was given up, and may be asked for again."""
@@ -99,6 +105,7 @@ class VolumeCreate(Job):
 
 class Start(Job):
     name, kind, midway = "start", "vm.start", "vm_start.before_define"
+    evidence_seconds = 2.0
 
     def prepare(self) -> None:
         if self.scene.now(self.scene.resident)["state"] == "running":
@@ -117,6 +124,7 @@ class Start(Job):
 
 class Stop(Job):
     name, kind, midway = "stop", "vm.stop", "vm_stop.before_request"
+    evidence_seconds = 2.0
 
     def prepare(self) -> None:
         if self.scene.now(self.scene.resident)["state"] == "stopped":

@@ -14,7 +14,7 @@ from tests.scenarios.points import Points
 PING_SECONDS = 1.0
 RECONCILE_SECONDS = 2.0
 SETTLE_SECONDS = RECONCILE_SECONDS + 2.0
-"""Within this an operation settles by itself, counted from when all parts are back."""
+"""Within this an operation settles by itself, counted from when all parts are back; see Job.settled()."""
 BACK_SECONDS = 30.0
 
 
@@ -89,10 +89,6 @@ class Scene:
         return path
 
     # --- what comes of it --------------------------------------------------------------------------------------
-
-    def settle(self, operation: Row, state: str = "succeeded", timeout: float = SETTLE_SECONDS) -> Row:
-        """The operation, which settles by itself within the time."""
-        return self.cloud.settled(operation, timeout, state)
 
     def assert_whole(self, *alarms: str, restarts: int | None = None) -> None:
         """After a case: the world agrees with the database, only these alarms rang, epochs rose by the restarts."""

@@ -10,7 +10,7 @@ import pytest
 
 from tests.crash.jobs import JOBS, Download, Job
 from tests.crash.outcomes import Outcomes
-from tests.crash.scene import BACK_SECONDS, PING_SECONDS, Scene, Stopwatch
+from tests.crash.scene import BACK_SECONDS, PING_SECONDS, SETTLE_SECONDS, Scene, Stopwatch
 from tests.lab import process
 from tests.lab.supervisor import ROOT
 from tests.lab.waiting import poll
@@ -43,7 +43,7 @@ def test_an_agent_that_is_told_to_end_is_followed_by_the_next(scene: Scene, outc
     scene.points.release(job.midway)
     assert process.wait_gone([hit], 15) == []
     scene.wait_back()
-    ended = scene.settle(operation, job.outcome)
+    ended = job.settled(operation)
     seconds = since.seconds
     job.check(ended)
     scene.assert_whole(restarts=1)
@@ -78,7 +78,7 @@ def test_a_corrupt_journal_is_set_aside_and_evidence_decides(scene: Scene, outco
     # Where it had got to is lost with the journal, so a download may begin anew.
     if isinstance(job, Download):
         job.most_downloads = 2
-    ended = scene.settle(operation, job.outcome)
+    ended = job.settled(operation)
     seconds = since.seconds
     aside = path.with_name(path.name + ".corrupt")
     assert aside.exists()
@@ -105,7 +105,7 @@ def test_a_second_agent_is_refused_and_told_who_is_there(scene: Scene, outcomes:
     assert second.returncode == EXIT_HELD
     assert f"process {scene.supervisor.pids()[scene.host.part]}" in said
     scene.points.release(job.midway)
-    ended = scene.settle(operation)
+    ended = job.settled(operation)
     seconds = since.seconds
     job.check(ended)
     scene.assert_whole(restarts=0)
@@ -144,7 +144,7 @@ def test_an_agent_that_takes_over_ends_the_one_before(
     scene.points.release(job.midway)
     assert process.wait_gone([first], 20) == []
     scene.wait_back()
-    ended = scene.settle(operation)
+    ended = job.settled(operation)
     seconds = since.seconds
     job.check(ended)
     scene.assert_whole(restarts=1)
@@ -170,7 +170,7 @@ def test_an_agent_that_stood_still_is_not_replaced_and_goes_on(scene: Scene, out
     scene.supervisor.kill(scene.host.part, signal.SIGCONT)
     scene.lab.wait_host(scene.host.name, "up", timeout=BACK_SECONDS)
     scene.points.release(job.midway)
-    ended = scene.settle(operation)
+    ended = job.settled(operation)
     seconds = since.seconds
     # While it stood still it did not look at its pools either.
     scene.cloud.wait_pings(scene.host.name, 2)
@@ -183,6 +183,8 @@ def test_an_agent_that_stood_still_is_not_replaced_and_goes_on(scene: Scene, out
 # --- a command that kills its agent each time ----------------------------------------------------------------------
 
 REDOS = 1
+UNDO_SECONDS = 2.0
+"""To remove what the attempts left."""
 GIVEN_UP = {"destroy": "needs_attention"}
 """How an operation stands when its command was begun as often as allowed. What cannot be put back waits."""
 
@@ -197,7 +199,8 @@ def test_a_command_that_kills_its_agent_each_time_stops_and_the_lane_goes_on(
     operation = job.ask()
     since = Stopwatch()
     scene.wait_back(restarts=1 + REDOS)
-    given_up = scene.settle(operation, GIVEN_UP.get(job_name, "failed"))
+    left = SETTLE_SECONDS + job.evidence_seconds + UNDO_SECONDS
+    given_up = scene.cloud.settled(operation, left, GIVEN_UP.get(job_name, "failed"))
     seconds = since.seconds
     assert scene.points.passed(job.midway) == 1 + REDOS
     (command,) = [command for command in scene.cloud.commands(given_up) if command["kind"] == job.kind]

@@ -23,7 +23,7 @@ def test_the_agent_is_killed(scene: Scene, outcomes: Outcomes, job_name: str, po
     since = Stopwatch()
     assert scene.points.passed(point) >= 1
     scene.wait_back()
-    ended = scene.settle(operation, job.outcome)
+    ended = job.settled(operation)
     seconds = since.seconds
     job.check(ended)
     scene.assert_whole(restarts=1)

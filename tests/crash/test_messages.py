@@ -19,7 +19,7 @@ def test_each_message_three_times_has_one_effect(scene: Scene, outcomes: Outcome
     with Echo(scene.lab.broker) as echo:
         since = Stopwatch()
         operation = job.ask()
-        ended = scene.settle(operation, job.outcome)
+        ended = job.settled(operation)
         seconds = since.seconds
         (command,) = [row for row in scene.cloud.commands(ended) if row["kind"] == job.kind]
         poll(lambda: arrivals(scene, command["id"]) >= 3, 10, "the message arrives three times")
@@ -52,7 +52,7 @@ def test_what_is_asked_while_the_broker_is_down_is_done_once_it_is_back(scene: S
         scene.supervisor.release("redis")
     since = Stopwatch()
     scene.wait_heard(last_ping)
-    ended = scene.settle(operation)
+    ended = job.settled(operation)
     seconds = since.seconds
     assert [row["id"] for row in scene.cloud.commands(ended)] == [command["id"]]
     job.check(ended)

@@ -62,7 +62,7 @@ def test_a_part_is_killed_while_the_agent_is_held(
     scene.points.release(point)
     scene.supervisor.restarted(name, hit, BACK_SECONDS)
     BACK[part](scene, last_ping)
-    ended = scene.settle(operation, job.outcome)
+    ended = job.settled(operation)
     seconds = since.seconds
 
     job.check(ended)

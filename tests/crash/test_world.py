@@ -101,7 +101,7 @@ def test_nothing_is_decided_while_an_orphaned_qemu_img_may_still_write(
         thawed = Stopwatch()
         assert process.wait_gone([orphan], 10) == []
     # A question that is under way waits ten seconds for the orphan's end before it is asked anew.
-    ended = scene.settle(operation, timeout=15)
+    ended = scene.cloud.settled(operation, 15)
     seconds = since.seconds
     assert thawed.seconds < 15
     scene.cloud.settled(scene.cloud.destroy(ended["target"]))
