@@ -129,7 +129,7 @@ def check_addresses(host: str, addresses: Iterable[Address], allowed_networks: I
                 "address_refused",
                 f"{host} stands for the address {address}, which is not public: {reason}.",
                 "Nothing was sent to it.",
-                "Use a public address, or have an operator add its network to the setting download.allowed_networks.",
+                "Use a public address, or have an operator add its network to the setting download.address.allow.",
             )
 
 

@@ -23,7 +23,7 @@ from tests.unit.agents.http_faults import Exchange, Mirror, closed_port, serving
 
 BODY = random.Random(1).randbytes(5 * MIB + 123)
 DOWNLOADER = HttpDownloader(backoff_seconds=0.01)
-LOCAL = ("127.0.0.0/8",)
+LOCAL = ("127.0.0.0/8", "::1/128")
 
 
 class Watcher:
