@@ -47,8 +47,6 @@ def host_for_removal(pool: StoragePool, preferred: UUID | None) -> UUID | None:
 
     When none is up, one that will be asked when it comes back; None when no host ever reached the pool.
     """
-    if pool.host is not None:
-        return pool.host.id
     reaching = Agent.objects.filter(host__reaches__in=pool.reaches.filter(reachable=True))
     up = reaching.filter(state=Agent.State.UP, ahead=False)
     candidates: dict[UUID, Agent] = (up if up.exists() else reaching).order_by("pk").in_bulk()

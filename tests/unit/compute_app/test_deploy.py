@@ -383,6 +383,8 @@ class TestWaiting:
         for _, operation in three:
             fleet.cancels(operation)
         fleet.sweeps()
+        download.refresh_from_db()
+        assert download.cancel_requested_at is None
         fleet.works(download)
         assert (state_of(download), Placement.objects.get(pool=pool).state) == ("succeeded", "ready")
 

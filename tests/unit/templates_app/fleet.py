@@ -142,24 +142,27 @@ class Fleet:
 
     # --- what agents say -------------------------------------------------------------------------------------------
 
-    def says(self, command: Command, state: str, **changes: Any) -> None:
-        """A report of one command."""
-        command.refresh_from_db()
-        agent = Agent.objects.get(pk=command.agent_id)
+    def entry(self, command: Command, state: str, **changes: Any) -> JournalEntry:
+        """The command as its agent's journal has it."""
         parts: dict[str, Any] = {
             "command_id": str(command.pk),
             "attempt": command.attempt,
             "kind": command.kind,
             "seq": command.seq,
             "state": AgentState(state),
-            "epoch": agent.epoch,
+            "epoch": Agent.objects.get(pk=command.agent_id).epoch,
         }
         if state == "COMPLETED":
             parts["answer"] = _answer(command)
-        entry = JournalEntry(**(parts | changes))
+        return JournalEntry(**(parts | changes))
+
+    def says(self, command: Command, state: str, **changes: Any) -> None:
+        """A report of one command."""
+        command.refresh_from_db()
+        entry = self.entry(command, state, **changes)
+        parts = {"agent_id": str(command.agent_id), "epoch": entry.epoch, "entries": (entry,)}
         with committed():
-            said = Reports(agent_id=str(agent.pk), epoch=agent.epoch, entries=(entry,), facts_begun=self.looks)
-            reports.reports(said)
+            reports.reports(Reports(**parts, facts_begun=self.looks))
         command.refresh_from_db()
 
     def fails(self, command: Command, code: str = "source_unreachable", **about: Any) -> None:

@@ -223,8 +223,9 @@ class TestNobodyUp:
     def test_a_host_of_another_zone_takes_nothing_over(self, fleet: Fleet) -> None:
         asleep = fleet.host("asleep", up=False)
         _, operation = fleet.registered(zones=[fleet.zone])
+        waiting = fleet.the_open(operation)
         fleet.pings(fleet.host("far", zone=zone_create("far")))
-        assert fleet.the_open(operation).agent == asleep
+        assert (fleet.the_open(operation), waiting.agent) == (waiting, asleep)
 
     def test_after_the_deadline_it_fails_and_says_who_did_not_come(self, fleet: Fleet) -> None:
         fleet.host("asleep", up=False)
