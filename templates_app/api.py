@@ -3,7 +3,7 @@
 from typing import Any, ClassVar
 
 from django.db.models import QuerySet
-from drf_spectacular.utils import extend_schema, extend_schema_field
+from drf_spectacular.utils import OpenApiParameter, extend_schema, extend_schema_field
 from rest_framework import serializers
 from rest_framework.decorators import action
 from rest_framework.request import Request
@@ -166,7 +166,11 @@ class TemplateViewSet(ReadViewSet):
         _template, operation = actions.template_register(actions.Registration(account=account, **fields), user)
         return Accepted(operation)
 
-    @extend_schema(responses={200: PlacementSerializer(many=True)})
+    @extend_schema(
+        filters=False,
+        parameters=[OpenApiParameter("ordering", exclude=True)],
+        responses={200: PlacementSerializer(many=True)},
+    )
     @action(detail=True, serializer_class=PlacementSerializer)
     def placements(self, request: Request, pk: str) -> Response:
         """One row a pool, and one a zone where hosts download by themselves."""

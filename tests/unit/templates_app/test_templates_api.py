@@ -154,6 +154,11 @@ class TestPlacements:
         assert second["next"] is None
         assert alice.get(f"{TEMPLATES}{template.pk}/placements/?state=ready").status_code == 400
 
+    def test_the_schema_says_what_it_takes(self, alice: Person) -> None:
+        document = alice.get("/api/schema/", headers={"accept": "application/vnd.oai.openapi+json"}).json()
+        taken = document["paths"][f"{TEMPLATES}{{id}}/placements/"]["get"]["parameters"]
+        assert {parameter["name"] for parameter in taken} == {"id", "cursor", "page_size"}
+
     def test_polling_a_placement_is_304_until_it_changes(
         self, fleet: Fleet, alice: Person, template: Template, pool: StoragePool
     ) -> None:
