@@ -78,7 +78,8 @@ def ping(message: Ping) -> None:
 def reports(message: Reports) -> None:
     """Take news of commands."""
     agent = Agent.objects.select_related("zone").get(pk=message.agent_id)
-    _apply_all(agent, message.entries, message.facts_begun)
+    # Looks are counted anew in each epoch: an earlier one's number would outrank looks that are yet to come.
+    _apply_all(agent, message.entries, message.facts_begun if message.epoch == agent.epoch else 0)
     stale = [UUID(command_id) for command_id, _attempt in message.stale]
     if stale and message.epoch == agent.epoch:
         dispatch.publish(stale)

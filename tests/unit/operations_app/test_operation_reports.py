@@ -310,6 +310,16 @@ def test_reports_of_the_earlier_life_that_arrive_after_the_hello_do_no_harm(host
     assert command.state == "RECONCILING"
 
 
+def test_looks_of_an_earlier_life_do_not_outrank_those_of_this_one(host: HostVoice, zone: Zone) -> None:
+    ours, older = (the_command(begin("toy.shared", zone, host)) for _ in range(2))
+    host.hello(host.entry(ours, "QUEUED"), host.entry(older, "QUEUED"))
+    host.reports(host.entry(ours, "COMPLETED", answer={}), facts_begun=4)
+    host.reports(host.entry(older, "COMPLETED", answer={}), epoch=host.epoch - 1, facts_begun=7_000)
+    ours.refresh_from_db()
+    older.refresh_from_db()
+    assert (ours.facts_begun, older.facts_begun) == (4, 0)
+
+
 def test_a_hello_that_is_refused_is_told_the_floor_and_nothing_is_applied(host: HostVoice, zone: Zone) -> None:
     host.hello()
     command = the_command(begin("toy.shared", zone, host))
