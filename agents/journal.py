@@ -90,7 +90,7 @@ def is_command_id(text: str) -> bool:
 class Journal:
     """All commands of this agent. Thread-safe; every method that changes a record has it on disk when it returns.
 
-    ``on_change`` is called with the id after each change on disk, ``on_progress`` after each one in memory.
+    ``on_change`` is called with the id after each change of state on disk, ``on_progress`` after every other change.
     """
 
     def __init__(self, folder: Path, ledger: Path, on_change: Heard = _nobody, on_progress: Heard = _nobody) -> None:
@@ -224,9 +224,12 @@ class Journal:
             fields = decide(slot.record) if slot else None
             if slot is None or fields is None:
                 return None
-            self._write(slot, slot.record.model_copy(update=dict(fields)))
+            before = slot.record
+            self._write(slot, before.model_copy(update=dict(fields)))
             record = slot.record
-        self._on_change(command_id)
+        # A download journals its offset many times a second: that is progress, and nobody waits for it.
+        same = (record.state, record.attempt) == (before.state, before.attempt)
+        (self._on_progress if same else self._on_change)(command_id)
         return record
 
     def give_up(self, command_id: str, problem: Problem) -> None:

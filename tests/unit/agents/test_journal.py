@@ -239,7 +239,9 @@ def test_listeners_hear_changes_and_progress_apart(folder: Path) -> None:
     journal.change("c1", lambda _: None)
     journal.progress("c1", Progress())
     journal.change("c1", lambda _: {"step": "s"})
-    assert (changes, progress) == (["c1", "c1"], ["c1"])
+    assert (changes, progress) == (["c1"], ["c1", "c1"])
+    journal.change("c1", lambda _: {"state": AgentState.COMPLETED})
+    assert (changes, progress) == (["c1", "c1"], ["c1", "c1"])
 
 
 @pytest.mark.parametrize(
