@@ -78,7 +78,7 @@ class Client:
     def wait(self, path: str, wanted: Callable[[Any], object], timeout: float) -> Any:
         """Reads a resource until it is as wanted; the error shows how it was last.
 
-        A server that is down meanwhile is waited for: tests kill it.
+        A server that is down meanwhile, or without its database, is waited for: tests kill them.
         """
         last: Any = None
 
@@ -86,7 +86,9 @@ class Client:
             nonlocal last
             try:
                 last = self.get(path)
-            except requests.ConnectionError as error:
+            except (requests.ConnectionError, ApiError) as error:
+                if isinstance(error, ApiError) and error.status != requests.codes.unavailable:
+                    raise
                 last = error
                 return None
             return last if wanted(last) else None
