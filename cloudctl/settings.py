@@ -114,7 +114,7 @@ REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": ["accounts_app.authentication.TokenAuthentication"],
     "DEFAULT_PERMISSION_CLASSES": ["accounts_app.permissions.RolePermission"],
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
-    "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
+    "DEFAULT_PARSER_CLASSES": ["core_app.parsers.BoundedJSONParser"],
     "DEFAULT_FILTER_BACKENDS": ["accounts_app.tenancy.TenancyFilter", "core_app.filters.FieldFilter"],
     "DEFAULT_PAGINATION_CLASS": "core_app.pagination.KeysetPagination",
     "DEFAULT_SCHEMA_CLASS": "core_app.schema.ProblemAutoSchema",

@@ -16,6 +16,7 @@ from accounts_app.tenancy import user_of
 from compute_app import actions
 from compute_app.models import VM, Volume
 from core_app.accepted import Accepted
+from core_app.serializers import StrictSerializer
 from core_app.viewsets import ReadViewSet
 from infra_app.models import Host, StoragePool, Zone
 from operations_app.api import OperationSerializer
@@ -53,7 +54,7 @@ class VMSerializer(serializers.ModelSerializer[VM]):
         read_only_fields: ClassVar = fields
 
 
-class DataDiskSerializer(serializers.Serializer[Any]):
+class DataDiskSerializer(StrictSerializer):
     size_bytes = serializers.IntegerField(min_value=MEBIBYTE, max_value=16 * TEBIBYTE)
 
 
@@ -63,7 +64,7 @@ def _not_there_yet(value: Any) -> None:
         raise serializers.ValidationError("This is not there yet; leave it out.")
 
 
-class NewVMSerializer(serializers.Serializer[Any]):
+class NewVMSerializer(StrictSerializer):
     """A VM to deploy. Host and pool are chosen by room where they are not given."""
 
     name = serializers.CharField(max_length=255)
@@ -85,7 +86,7 @@ class NewVMSerializer(serializers.Serializer[Any]):
         return {name: value for name, value in fields.items() if name not in NOT_THERE_YET}
 
 
-class StopSerializer(serializers.Serializer[Any]):
+class StopSerializer(StrictSerializer):
     force = serializers.BooleanField(default=False, help_text="Take the power away instead of asking the guest")
 
 

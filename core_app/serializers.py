@@ -1,5 +1,6 @@
 """Serializers that all rooms share."""
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from drf_spectacular.utils import extend_schema_field
@@ -7,6 +8,18 @@ from rest_framework import serializers
 
 from core_app.models import Event
 from core_app.references import Reference
+
+
+class StrictSerializer(serializers.Serializer[Any]):
+    """For what people send: a field that is not known is refused, since a typo must not be taken for a wish."""
+
+    def to_internal_value(self, data: Any) -> Any:
+        unknown = set(data) - set(self.fields) if isinstance(data, Mapping) else ()
+        if unknown:
+            raise serializers.ValidationError(
+                {str(name)[:100]: [f"It is not known here; known: {', '.join(self.fields)}."] for name in unknown}
+            )
+        return super().to_internal_value(data)
 
 
 class ReferenceSerializer(serializers.Serializer[Any]):

@@ -17,8 +17,8 @@ from core_app.transitions import transition
 from operations_app import dispatch, registry
 from operations_app.models import Command, Operation, Reservation
 from operations_app.reconciliation import ASKABLE, ask, may_ask
-from operations_app.rules import OPERATION_FINAL
-from operations_app.workflow import advance, locked, may_cancel, stop_waiting
+from operations_app.rules import OPERATION_FINAL, OperationState
+from operations_app.workflow import advance, is_done, locked, may_cancel, retry_round, stop_waiting
 
 Resource = tuple[str, UUID]
 
@@ -175,8 +175,15 @@ def cancel_if_unwanted(operation_id: UUID) -> None:
 
 
 def reconcile_now(command_id: UUID) -> Command:
-    """Ask for evidence about a command at once. Raises WrongState: its outcome is not in doubt, or its host is away."""
+    """Ask for evidence about a command at once; one that failed where nothing can be given up is tried again at once.
+
+    Raises WrongState: its outcome is not in doubt, or its host is away.
+    """
     command = Command.objects.select_related("agent", "operation").get(pk=command_id)
+    if _waits_for_another_try(command):
+        retry_round(command.operation_id)
+        command.operation.refresh_from_db()
+        return command
     if command.state not in ASKABLE:
         raise WrongState(
             f"The command is {command.state}.",
@@ -194,3 +201,9 @@ def reconcile_now(command_id: UUID) -> Command:
     ask(command)
     command.refresh_from_db()
     return command
+
+
+def _waits_for_another_try(command: Command) -> bool:
+    operation = command.operation
+    stuck = operation.state == OperationState.NEEDS_ATTENTION and operation.round == command.round
+    return stuck and command.state in COMMAND_FINAL and not is_done(command)

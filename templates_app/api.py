@@ -14,7 +14,7 @@ from accounts_app.owners import VisibleField, account_for
 from accounts_app.tenancy import user_of
 from core_app.accepted import Accepted
 from core_app.references import Reference, reference
-from core_app.serializers import ReferenceSerializer
+from core_app.serializers import ReferenceSerializer, StrictSerializer
 from core_app.viewsets import ReadViewSet
 from infra_app.models import StoragePool, Zone
 from operations_app.api import OperationSerializer
@@ -78,7 +78,7 @@ class HeadersField(serializers.DictField):
     child = serializers.CharField(max_length=4096, trim_whitespace=False, allow_blank=True)
 
 
-class NewTemplateSerializer(serializers.Serializer[Any]):
+class NewTemplateSerializer(StrictSerializer):
     """A template to register for direct download by the hosts."""
 
     name = serializers.CharField(max_length=255)
@@ -142,7 +142,7 @@ class PlacementSerializer(serializers.ModelSerializer[Placement]):
         return reference(placement.pool) if placement.pool else None
 
 
-class PrepareSerializer(serializers.Serializer[Any]):
+class PrepareSerializer(StrictSerializer):
     pool = serializers.PrimaryKeyRelatedField(queryset=StoragePool.objects.all())
 
 

@@ -6,9 +6,8 @@ from typing import Any
 
 from agents.common.errors import CannotTell
 from agents.common.files import inside
-from agents.downloads.part import pool_errors
 from agents.handlers.base import Context
-from agents.hypervisor.images import remove_image, temporary_files
+from agents.hypervisor.images import pool_errors, remove_image, temporary_files
 from agents.protocol.kinds import RemoveAnswer, RemoveEvidence, TemplateRemove
 
 

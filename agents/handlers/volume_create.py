@@ -50,7 +50,8 @@ class VolumeCreateHandler:
 
     def cancel(self, context: Context, payload: VolumeCreate) -> None:
         """Remove what attempts left beside the place of the volume."""
-        _remove_temporary(payload)
+        with pool_errors(Path(payload.pool_path)):
+            _remove_temporary(payload)
 
     def probe(self, notes: Mapping[str, Any], payload: VolumeCreate) -> VolumeCreateEvidence:
         """Is the volume there, exactly as asked?"""

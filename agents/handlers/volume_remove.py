@@ -24,8 +24,9 @@ class VolumeRemoveHandler:
         removed: list[str] = []
         for path in paths:
             context.commit("volume_remove.before_removal")
-            if remove_image(path, pool):
-                removed.append(path.name)
+            with pool_errors(pool):
+                gone = remove_image(path, pool)
+            removed += [path.name] if gone else []
             crash_point("volume_remove.after_removal")
         return RemoveAnswer(removed=tuple(removed))
 

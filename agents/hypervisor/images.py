@@ -66,7 +66,7 @@ def pool_errors(pool: Path) -> Iterator[None]:
         raise CommandError(
             "pool_full" if full else "pool_unavailable",
             f"The storage pool at {pool} {'has no room' if full else 'cannot be used'}: {error.strerror or error}.",
-            "Nothing is kept of what was made.",
+            "The command is not done; nothing is kept of what it made.",
             "Free room on the pool." if full else "Check the pool's mount and the host's kernel log.",
             elsewhere=not full,
         ) from error

@@ -87,6 +87,8 @@ class TestDeploy:
             ({"data_disks": [{"size_bytes": MIB}, {"size_bytes": 5}]}, "data_disks.1.size_bytes"),
             ({"data_disks": [{}]}, "data_disks.0.size_bytes"),
             ({"data_disks": [{"size_bytes": MIB}] * 24}, "data_disks"),
+            ({"data_disk": [{"size_bytes": MIB}]}, "data_disk"),
+            ({"data_disks": [{"size_bytes": MIB, "pool": "x"}]}, "data_disks.0.pool"),
             ({"zone": str(uuid4())}, "zone"),
             ({"template": "nonsense"}, "template"),
             ({"template": None}, "template"),

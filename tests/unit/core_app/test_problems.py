@@ -71,8 +71,9 @@ def test_a_method_that_is_not_there(olga: APIClient) -> None:
     assert "GET" in response["Allow"]
 
 
-def test_a_body_that_is_no_json(olga: APIClient) -> None:
-    assert_problem(olga.generic("POST", "/api/v1/zones/", "{", content_type="application/json"), 400, "invalid_input")
+@pytest.mark.parametrize("body", ["{", "[" * 200_000, '{"a":' * 3000])
+def test_a_body_that_is_no_json(olga: APIClient, body: str) -> None:
+    assert_problem(olga.generic("POST", "/api/v1/zones/", body, content_type="application/json"), 400, "invalid_input")
 
 
 def test_a_body_of_another_kind(olga: APIClient) -> None:

@@ -3,8 +3,9 @@
 import pytest
 
 from agents.protocol.states import CommandState
+from core_app.errors import WrongState
 from infra_app.models import Zone
-from operations_app import sweep
+from operations_app import actions, sweep
 from operations_app.actions import cancel
 from operations_app.models import Operation, Reservation, Waiter
 from operations_app.rules import OperationState
@@ -129,6 +130,21 @@ def test_past_the_point_of_no_return_it_only_goes_forward(host: HostVoice, zone:
     assert (operation.state, operation.error) == ("succeeded", None)
     assert sorted(happened(operation, "toy.cleaned")) == ["f0", "f1"]
     assert len(happened(operation, "operation.needs_attention")) == 1
+
+
+def test_a_person_need_not_wait_for_the_next_try(host: HostVoice, zone: Zone) -> None:
+    operation = begin("toy.destroy", zone, host)
+    host.says(the_command(operation), "COMPLETED")
+    bad = the_command(operation)
+    host.says(bad, "FAILED", problem=problem("the pool is away"))
+    actions.reconcile_now(bad.pk)
+    again = the_command(operation)
+    assert (again.label, again.state) == (bad.label, "SENT")
+    with pytest.raises(WrongState):
+        actions.reconcile_now(bad.pk)
+    host.says(again, "COMPLETED")
+    operation.refresh_from_db()
+    assert operation.state == "succeeded"
 
 
 def test_what_fails_again_and_again_is_sent_at_ever_longer_intervals(host: HostVoice, zone: Zone) -> None:

@@ -95,6 +95,18 @@ def test_a_name_that_leads_out_of_the_pool_is_refused(handler: VolumeRemoveHandl
     assert (pool.parent / "outside").exists()
 
 
+def test_a_pool_that_lets_nothing_be_removed_is_named(handler: VolumeRemoveHandler, pool: Path) -> None:
+    (pool / "a.qcow2").touch()
+    subprocess.run(["chattr", "+i", pool], check=True)
+    try:
+        with pytest.raises(CommandError) as caught:
+            handler.run(FakeContext(), ask(pool, "a.qcow2"))
+    finally:
+        subprocess.run(["chattr", "-i", pool], check=True)
+    assert caught.value.problem.code == "pool_unavailable"
+    assert "Operation not permitted" in caught.value.problem.cause
+
+
 def test_a_pool_that_is_gone_means_cannot_tell(handler: VolumeRemoveHandler, pool: Path) -> None:
     with pytest.raises(CannotTell):
         handler.probe({}, ask(pool / "gone", "a.qcow2"))
