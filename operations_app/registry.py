@@ -64,10 +64,6 @@ def step_names(kind: str) -> list[str]:
     return [step.name for step in _workflows[kind].steps] if knows(kind) else []
 
 
-def workflow_kinds() -> list[str]:
-    return sorted(_workflows)
-
-
 def lockable_model(resource_type: str) -> type[models.Model] | None:
     return _lockable.get(resource_type)
 
