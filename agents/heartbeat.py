@@ -35,6 +35,8 @@ PING_PAUSE_SECONDS = 0.2
 HELLO_FIRST_SECONDS = 1.0
 HELLO_LAST_SECONDS = 60.0
 BROKER_RETRY_SECONDS = 0.5
+ASKS_OF_A_STUCK_LOOK = 3
+"""A look that was asked for this often, an interval apart, and did not come, hangs."""
 DEFAULT_PING_SECONDS = 60.0
 """Until the server has told its setting ``ping.interval``."""
 EVIDENCE_KEPT = 1000
@@ -88,7 +90,7 @@ class Watch:
         self._look = look
         self._on_fresh = on_fresh
         self._wake = threading.Event()
-        self._asked_at: float | None = None
+        self._asks = 0
         self._hasten = False
         self._latest = Look(0, time.monotonic(), None, "not looked at yet")
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -99,13 +101,13 @@ class Watch:
     def refresh(self, *, tell: bool = False) -> None:
         """Look again soon; ``tell``: and ping when it is seen."""
         self._hasten = self._hasten or tell
-        self._asked_at = self._asked_at or time.monotonic()
+        self._asks += 1
         self._wake.set()
 
-    def is_due(self, max_age: float) -> bool:
-        """Whether a look was asked for at most ``max_age`` seconds ago, and has not come yet."""
-        asked_at = self._asked_at
-        return asked_at is not None and time.monotonic() - asked_at <= max_age
+    @property
+    def is_stuck(self) -> bool:
+        """Whether a look hangs. Counted in asks, not in seconds: when the asker stood still, nothing hangs."""
+        return self._asks >= ASKS_OF_A_STUCK_LOOK
 
     def latest(self, max_age: float) -> Look:
         """The last look, without its facts when it is more than ``max_age`` seconds old."""
@@ -121,7 +123,7 @@ class Watch:
             self._wake.clear()
             hasten, self._hasten = self._hasten, False
             self._latest = self._look_once()
-            self._asked_at = time.monotonic() if self._wake.is_set() else None
+            self._asks = 0
             if hasten:
                 self._on_fresh()
 
@@ -397,12 +399,14 @@ class Reporter:
         )
 
     def _pool_facts(self, max_age: float) -> tuple[PoolFact, ...]:
+        # Read first: a look that ends meanwhile brings fresh facts, not a pool out of reach.
+        stuck = self._pools.is_stuck
         pools = self._pools.latest(max_age)
         if pools.facts is not None:
             facts: tuple[PoolFact, ...] = pools.facts
             return facts
-        if self._pools.is_due(max_age):
-            # Nobody has looked for long (just started, or stood still), which says nothing of the pools.
+        if not stuck:
+            # Nobody has looked for long (just started, or waited for the broker), which says nothing of the pools.
             return ()
         return tuple(PoolFact(pool_id=pool.pool_id, reachable=False, reason=pools.reason) for pool in self._pool_infos)
 

@@ -25,6 +25,8 @@ class Broker:
 
     def __init__(self) -> None:
         self.down = False
+        self.slow_seconds = 0.0
+        """The next publish takes so long, as when a broker comes back while somebody waits for it."""
         self.tries = 0
         self.said: list[tuple[str, dict[str, Any]]] = []
         self._read: Counter[str] = Counter()
@@ -33,6 +35,8 @@ class Broker:
         self.tries += 1
         if self.down:
             raise ConnectionRefusedError("nobody listens")
+        seconds, self.slow_seconds = self.slow_seconds, 0.0
+        time.sleep(seconds)
         self.said.append((task.removeprefix("operations."), dict(message)))
 
     def heard(self, name: str) -> list[dict[str, Any]]:
@@ -241,3 +245,15 @@ def test_a_hanging_pool_is_out_of_reach_and_keeps_no_vm_unknown(desk: Desk, tmp_
         assert ping["vms"] is not None
     finally:
         released.set()
+
+
+def test_waiting_for_the_broker_puts_no_pool_out_of_reach(desk: Desk, tmp_path: Path) -> None:
+    desk.reporter.welcomed(0.2, (PoolInfo(pool_id="p1", path=str(tmp_path)),))
+    desk.broker.wait("ping", lambda one: one["pools"])
+    for number in range(5):
+        desk.put(f"c{number}")
+        desk.broker.slow_seconds = 1.6  # more than two intervals and a second: what was seen before is too old
+        desk.reporter.changed(f"c{number}")
+        poll(lambda: desk.broker.slow_seconds == 0.0, SECONDS, "a publish that takes long")
+        desk.broker.wait("ping", lambda one: one["pools"])
+    assert all(pool["reachable"] for ping in desk.broker.heard("ping") for pool in ping["pools"])
