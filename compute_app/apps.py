@@ -14,7 +14,7 @@ class ComputeConfig(AppConfig):
 
         registry.register_lockable("vm", VM)
         registry.register_lockable("volume", Volume)
-        for workflow in (workflows.DeployVM, workflows.StartVM, workflows.StopVM, workflows.DestroyVM):
+        for workflow in workflows.WORKFLOWS:
             registry.register_workflow(workflow())
         registry.register_verdict("volume.create", rules.judge_volume_create)
         registry.register_verdict("volume.remove", rules.judge_volume_remove)

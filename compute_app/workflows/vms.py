@@ -4,21 +4,15 @@ from collections.abc import Sequence
 from typing import Any, Literal
 from uuid import UUID
 
-from django.db.models import QuerySet
-
-from agents.protocol.kinds import Disk, ImageFile, VmStart, VmStop, VolumeCreate, VolumeRemove
 from agents.protocol.states import CommandState
 from compute_app import placing
-from compute_app.models import VM, Volume, VolumeFile
-from core_app import settings_rows
+from compute_app.models import VM, Volume
+from compute_app.workflows.payloads import creation, domain, removal, stop, vm_lane, vm_of, volume_lane, volumes_on_disk
 from core_app.transitions import transition
 from operations_app.models import Command, Operation
 from operations_app.rules import OperationState
 from operations_app.workflow import CommandSpec, Refused, Step, Wait, Workflow
 from templates_app.models import Placement
-
-GRACEFUL_SECONDS = 60
-
 
 # --- steps ---------------------------------------------------------------------------------------------------------
 
@@ -48,11 +42,9 @@ class CreateVolumes(Step):
     name = "create volumes"
 
     def send(self, operation: Operation) -> Sequence[CommandSpec]:
-        volumes = _vm(operation).volumes.filter(state=Volume.State.CREATING).select_related("top", "pool")
+        volumes = vm_of(operation).volumes.filter(state=Volume.State.CREATING).select_related("top", "pool")
         return [
-            CommandSpec(
-                "volume.create", operation.data["host"], _volume_lane(volume), _creation(volume), str(volume.pk)
-            )
+            CommandSpec("volume.create", operation.data["host"], volume_lane(volume), creation(volume), str(volume.pk))
             for volume in volumes
         ]
 
@@ -73,7 +65,7 @@ class CreateVolumes(Step):
 
     def undo(self, operation: Operation) -> Sequence[CommandSpec]:
         host = operation.data["host"]
-        return [_removal(volume, host) for volume in _volumes_on_disk(_vm(operation))]
+        return [removal(volume, host) for volume in volumes_on_disk(vm_of(operation))]
 
 
 class StartDomain(Step):
@@ -84,8 +76,8 @@ class StartDomain(Step):
     def send(self, operation: Operation) -> Sequence[CommandSpec]:
         if not operation.data.get("start", True):
             return ()
-        vm = _vm(operation)
-        return [CommandSpec("vm.start", operation.data["host"], _vm_lane(vm), _domain(vm))]
+        vm = vm_of(operation)
+        return [CommandSpec("vm.start", operation.data["host"], vm_lane(vm), domain(vm))]
 
     def done(self, operation: Operation, command: Command) -> None:
         operation.result = {"host": command.agent.name, "accelerator": (command.answer or {}).get("accelerator")}
@@ -95,7 +87,7 @@ class StartDomain(Step):
         start = operation.commands.filter(kind="vm.start").first()
         if start is None or start.state in (CommandState.FAILED, CommandState.CANCELLED):
             return ()
-        return [_stop(_vm(operation), operation.data["host"], "force")]
+        return [stop(vm_of(operation), operation.data["host"], "force")]
 
 
 class StopDomain(Step):
@@ -105,7 +97,7 @@ class StopDomain(Step):
 
     def send(self, operation: Operation) -> Sequence[CommandSpec]:
         mode: Literal["graceful", "force"] = "force" if operation.data["force"] else "graceful"
-        return [_stop(_vm(operation), operation.data["host"], mode)]
+        return [stop(vm_of(operation), operation.data["host"], mode)]
 
 
 class PowerOff(Step):
@@ -116,7 +108,7 @@ class PowerOff(Step):
 
     def send(self, operation: Operation) -> Sequence[CommandSpec]:
         host = operation.data["host"]
-        return [_stop(_vm(operation), host, "force")] if host else ()
+        return [stop(vm_of(operation), host, "force")] if host else ()
 
 
 class RemoveVolumes(Step):
@@ -128,8 +120,8 @@ class RemoveVolumes(Step):
     def send(self, operation: Operation) -> Sequence[CommandSpec]:
         if not operation.data["expunge"]:
             return ()
-        vm = _vm(operation)
-        return [_removal(volume, self._host(volume, vm)) for volume in _volumes_on_disk(vm)]
+        vm = vm_of(operation)
+        return [removal(volume, self._host(volume, vm)) for volume in volumes_on_disk(vm)]
 
     def _host(self, volume: Volume, vm: VM) -> UUID:
         host_id = placing.host_for_removal(volume.pool, vm.last_host_id)
@@ -154,7 +146,7 @@ class DeployVM(Workflow):
     steps = (WaitForTemplate(), CreateVolumes(), StartDomain())
 
     def ended(self, operation: Operation) -> None:
-        vm = _vm(operation)
+        vm = vm_of(operation)
         if operation.state == OperationState.SUCCEEDED:
             _settle_power(operation, running=operation.data["start"])
             return
@@ -188,7 +180,7 @@ class DestroyVM(Workflow):
 
     def ended(self, operation: Operation) -> None:
         to = VM.State.EXPUNGED if operation.data["expunge"] else VM.State.DESTROYED
-        transition(_vm(operation), to, event=f"vm.{to}", sets=_OFF | _looks(operation))
+        transition(vm_of(operation), to, event=f"vm.{to}", sets=_OFF | _looks(operation))
 
 
 _OFF: dict[str, Any] = {"host": None, "power_state": "off", "guest_agent": VM.GuestAgent.UNKNOWN}
@@ -198,7 +190,7 @@ _ON: dict[str, Any] = {"power_state": "running", "guest_agent": VM.GuestAgent.UN
 def _settle_power(operation: Operation, *, running: bool) -> None:
     state, sets = (VM.State.RUNNING, _ON) if running else (VM.State.STOPPED, _OFF)
     sets = sets | _looks(operation) | {"error": operation.error, "power_reason": ""}
-    transition(_vm(operation), state, event=f"vm.{state}", sets=sets)
+    transition(vm_of(operation), state, event=f"vm.{state}", sets=sets)
 
 
 def _looks(operation: Operation) -> dict[str, int]:
@@ -216,79 +208,3 @@ def _cancelled() -> dict[str, str]:
         "consequence": "Its disks were removed.",
         "remedy": "Destroy the VM, and deploy another when it is wanted.",
     }
-
-
-# --- payloads ------------------------------------------------------------------------------------------------------
-
-
-def _vm(operation: Operation) -> VM:
-    return VM.objects.get(pk=operation.target_id)
-
-
-def _vm_lane(vm: VM) -> str:
-    return f"vm:{vm.pk}"
-
-
-def _volume_lane(volume: Volume) -> str:
-    return f"volume:{volume.pk}"
-
-
-def _stop(vm: VM, host_id: Any, mode: Literal["graceful", "force"]) -> CommandSpec:
-    payload = VmStop(vm_id=str(vm.pk), mode=mode, timeout_seconds=GRACEFUL_SECONDS)
-    return CommandSpec("vm.stop", host_id, _vm_lane(vm), payload)
-
-
-def _creation(volume: Volume) -> VolumeCreate:
-    file = _top(volume)
-    return VolumeCreate(
-        volume_id=str(volume.pk),
-        pool_path=volume.pool.path,
-        file_name=file.file_name,
-        virtual_size_bytes=file.virtual_size_bytes,
-        backing=_template_file(file.backing_placement) if file.backing_placement else None,
-    )
-
-
-def _volumes_on_disk(vm: VM) -> QuerySet[Volume]:
-    return vm.volumes.exclude(state=Volume.State.REMOVED).select_related("pool").prefetch_related("files")
-
-
-def _removal(volume: Volume, host_id: Any) -> CommandSpec:
-    names = tuple(file.file_name for file in volume.files.all())
-    payload = VolumeRemove(volume_id=str(volume.pk), pool_path=volume.pool.path, file_names=names)
-    return CommandSpec("volume.remove", host_id, _volume_lane(volume), payload, str(volume.pk))
-
-
-def _domain(vm: VM) -> VmStart:
-    volumes = vm.volumes.filter(state=Volume.State.READY).select_related("pool", "top").order_by("device_index")
-    return VmStart(
-        vm_id=str(vm.pk),
-        name=vm.name,
-        cpus=vm.cpus,
-        memory_bytes=vm.memory_bytes,
-        disks=tuple(Disk(volume_id=str(volume.pk), target=volume.device, chain=chain_of(volume)) for volume in volumes),
-        console_name=f"vm-{vm.pk}.log",
-        accelerator=settings_rows.get("host.accelerator"),
-    )
-
-
-def chain_of(volume: Volume) -> tuple[ImageFile, ...]:
-    """The volume's chain as recorded, from the file that is written to down to the template's copy."""
-    chain: list[ImageFile] = []
-    file: VolumeFile | None = _top(volume)
-    while file is not None:
-        chain.append(ImageFile(path=f"{volume.pool.path}/{file.file_name}", format="qcow2"))
-        if file.backing_placement is not None:
-            chain.append(_template_file(file.backing_placement))
-        file = file.backing
-    return tuple(chain)
-
-
-def _template_file(placement: Placement) -> ImageFile:
-    return ImageFile(path=placement.path, format="qcow2" if placement.template.format == "qcow2" else "raw")
-
-
-def _top(volume: Volume) -> VolumeFile:
-    if volume.top is None:
-        raise ValueError(f"volume {volume.pk} has no file")
-    return volume.top

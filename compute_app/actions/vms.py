@@ -7,13 +7,14 @@ from django.db import transaction
 
 from accounts_app.models import Account, User
 from compute_app import placing
+from compute_app.actions.common import locked, resources
 from compute_app.models import VM, Volume, VolumeFile
 from compute_app.rules import Need
 from core_app.errors import InvalidInput, WrongState
 from core_app.transitions import transition
 from infra_app.models import Agent, Host, StoragePool, Zone
-from operations_app.actions import Resource, submit
-from operations_app.models import Operation, Reservation
+from operations_app.actions import submit
+from operations_app.models import Operation
 from templates_app.actions import ensure_placement, lock_zone
 from templates_app.models import Placement, Template
 
@@ -137,7 +138,7 @@ def _new_volume(vm: VM, index: int, size: int, pool: StoragePool, placement: Pla
 def vm_start(vm: VM, user: User | None = None) -> Operation:
     """Start a stopped VM on a host with room that reaches its pools. Raises WrongState, NoRoom, Busy."""
     with transaction.atomic():
-        vm = _locked(vm, "started", VM.State.STOPPED)
+        vm = locked(vm, "started", VM.State.STOPPED)
         host_id = placing.find_host(vm)
         transition(vm, VM.State.STARTING, event="vm.starting", sets={"host_id": host_id, "last_host_id": host_id})
         return submit("vm.start", vm, exclusive=resources(vm), data={"host": str(host_id)}, user=user)
@@ -146,7 +147,7 @@ def vm_start(vm: VM, user: User | None = None) -> Operation:
 def vm_stop(vm: VM, *, force: bool, user: User | None = None) -> Operation:
     """Stop a running VM: ask the guest, or take its power away. Raises WrongState, Busy."""
     with transaction.atomic():
-        vm = _locked(vm, "stopped", VM.State.RUNNING)
+        vm = locked(vm, "stopped", VM.State.RUNNING)
         transition(vm, VM.State.STOPPING, event="vm.stopping")
         data = {"host": str(vm.host_id), "force": force}
         return submit("vm.stop", vm, exclusive=resources(vm), data=data, user=user)
@@ -156,28 +157,7 @@ def vm_destroy(vm: VM, *, expunge: bool, user: User | None = None) -> Operation:
     """Take a VM's power away; with ``expunge`` remove its volumes too, for good. Raises WrongState, Busy."""
     destroyable = [VM.State.STOPPED, VM.State.RUNNING, VM.State.ERROR]
     with transaction.atomic():
-        vm = _locked(vm, "destroyed", *destroyable, *([VM.State.DESTROYED] if expunge else []))
+        vm = locked(vm, "destroyed", *destroyable, *([VM.State.DESTROYED] if expunge else []))
         transition(vm, VM.State.DESTROYING, event="vm.destroying")
         data = {"host": str(vm.host_id) if vm.host_id else None, "expunge": expunge}
         return submit("vm.destroy", vm, exclusive=resources(vm), data=data, user=user)
-
-
-def _locked(vm: VM, verb: str, *needed: str) -> VM:
-    """The VM as it is, locked after its zone. Raises WrongState unless its state is one of those."""
-    lock_zone(vm.zone_id)
-    found = VM.objects.select_for_update(no_key=True).get(pk=vm.pk)
-    if found.state in needed:
-        return found
-    holder = Reservation.objects.filter(resource_type="vm", resource_id=vm.pk, exclusive=True).first()
-    raise WrongState(
-        f"{found} is {found.state}.",
-        f"It cannot be {verb} now.",
-        f"It can be {verb} when it is {' or '.join(needed)}.",
-        operation=holder.operation_id if holder else None,
-    )
-
-
-def resources(vm: VM) -> list[Resource]:
-    """What an operation on a VM as a whole takes: the VM and its volumes."""
-    volumes = vm.volumes.exclude(state=Volume.State.REMOVED).values_list("pk", flat=True)
-    return [("vm", vm.pk), *(("volume", pk) for pk in volumes)]

@@ -1,0 +1,5 @@
+"""What may be asked for. Each action is one transaction."""
+
+from compute_app.actions.vms import Deployment, vm_deploy, vm_destroy, vm_start, vm_stop
+
+__all__ = ["Deployment", "vm_deploy", "vm_destroy", "vm_start", "vm_stop"]

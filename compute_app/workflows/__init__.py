@@ -1,0 +1,6 @@
+"""What the operations of this room do, step by step."""
+
+from compute_app.workflows.vms import DeployVM, DestroyVM, StartVM, StopVM
+from operations_app.workflow import Workflow
+
+WORKFLOWS: tuple[type[Workflow], ...] = (DeployVM, StartVM, StopVM, DestroyVM)

@@ -1,0 +1,87 @@
+"""What the workflows' steps send, made from rows."""
+
+from typing import Any, Literal
+
+from django.db.models import QuerySet
+
+from agents.protocol.kinds import Disk, ImageFile, VmStart, VmStop, VolumeCreate, VolumeRemove
+from compute_app.models import VM, Volume, VolumeFile
+from core_app import settings_rows
+from operations_app.models import Operation
+from operations_app.workflow import CommandSpec
+from templates_app.models import Placement
+
+GRACEFUL_SECONDS = 60
+
+
+def vm_of(operation: Operation) -> VM:
+    return VM.objects.get(pk=operation.target_id)
+
+
+def vm_lane(vm: VM) -> str:
+    return f"vm:{vm.pk}"
+
+
+def volume_lane(volume: Volume) -> str:
+    return f"volume:{volume.pk}"
+
+
+def stop(vm: VM, host_id: Any, mode: Literal["graceful", "force"]) -> CommandSpec:
+    payload = VmStop(vm_id=str(vm.pk), mode=mode, timeout_seconds=GRACEFUL_SECONDS)
+    return CommandSpec("vm.stop", host_id, vm_lane(vm), payload)
+
+
+def creation(volume: Volume) -> VolumeCreate:
+    file = _top(volume)
+    return VolumeCreate(
+        volume_id=str(volume.pk),
+        pool_path=volume.pool.path,
+        file_name=file.file_name,
+        virtual_size_bytes=file.virtual_size_bytes,
+        backing=_template_file(file.backing_placement) if file.backing_placement else None,
+    )
+
+
+def volumes_on_disk(vm: VM) -> QuerySet[Volume]:
+    return vm.volumes.exclude(state=Volume.State.REMOVED).select_related("pool").prefetch_related("files")
+
+
+def removal(volume: Volume, host_id: Any) -> CommandSpec:
+    names = tuple(file.file_name for file in volume.files.all())
+    payload = VolumeRemove(volume_id=str(volume.pk), pool_path=volume.pool.path, file_names=names)
+    return CommandSpec("volume.remove", host_id, volume_lane(volume), payload, str(volume.pk))
+
+
+def domain(vm: VM) -> VmStart:
+    volumes = vm.volumes.filter(state=Volume.State.READY).select_related("pool", "top").order_by("device_index")
+    return VmStart(
+        vm_id=str(vm.pk),
+        name=vm.name,
+        cpus=vm.cpus,
+        memory_bytes=vm.memory_bytes,
+        disks=tuple(Disk(volume_id=str(volume.pk), target=volume.device, chain=chain_of(volume)) for volume in volumes),
+        console_name=f"vm-{vm.pk}.log",
+        accelerator=settings_rows.get("host.accelerator"),
+    )
+
+
+def chain_of(volume: Volume) -> tuple[ImageFile, ...]:
+    """The volume's chain as recorded, from the file that is written to down to the template's copy."""
+    chain: list[ImageFile] = []
+    file: VolumeFile | None = _top(volume)
+    while file is not None:
+        chain.append(ImageFile(path=f"{volume.pool.path}/{file.file_name}", format="qcow2"))
+        if file.backing_placement is not None:
+            chain.append(_template_file(file.backing_placement))
+        file = file.backing
+    return tuple(chain)
+
+
+def _template_file(placement: Placement) -> ImageFile:
+    return ImageFile(path=placement.path, format="qcow2" if placement.template.format == "qcow2" else "raw")
+
+
+def _top(volume: Volume) -> VolumeFile:
+    if volume.top is None:
+        raise ValueError(f"volume {volume.pk} has no file")
+    return volume.top
