@@ -20,8 +20,6 @@ class Job(ABC):
     """A crash point half-way through that command."""
     outcome: ClassVar[str] = "succeeded"
 
-    evidence_seconds: ClassVar[float] = 0.0
-    """How long a look takes that finds nothing done: libvirtd may still carry out what it has read."""
     waiting: ClassVar[int] = 0
     """Commands that the agent has when everything is prepared."""
 
@@ -49,7 +47,7 @@ class Job(ABC):
 
     def settled(self, operation: Row) -> Row:
         """The operation, which settles by itself, all parts being back: at the next sweep and two seconds."""
-        return self.cloud.settled(operation, SETTLE_SECONDS + self.evidence_seconds, self.outcome)
+        return self.cloud.settled(operation, SETTLE_SECONDS, self.outcome)
 
     def check_undone(self, operation: Row) -> None:
         """It was given up, and may be asked for again."""
@@ -105,7 +103,6 @@ class VolumeCreate(Job):
 
 class Start(Job):
     name, kind, midway = "start", "vm.start", "vm_start.before_define"
-    evidence_seconds = 2.0
 
     def prepare(self) -> None:
         if self.scene.now(self.scene.resident)["state"] == "running":
@@ -124,7 +121,6 @@ class Start(Job):
 
 class Stop(Job):
     name, kind, midway = "stop", "vm.stop", "vm_stop.before_request"
-    evidence_seconds = 2.0
 
     def prepare(self) -> None:
         if self.scene.now(self.scene.resident)["state"] == "stopped":

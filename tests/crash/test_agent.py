@@ -199,7 +199,7 @@ def test_a_command_that_kills_its_agent_each_time_stops_and_the_lane_goes_on(
     operation = job.ask()
     since = Stopwatch()
     scene.wait_back(restarts=1 + REDOS)
-    left = SETTLE_SECONDS + job.evidence_seconds + UNDO_SECONDS
+    left = SETTLE_SECONDS + UNDO_SECONDS
     given_up = scene.cloud.settled(operation, left, GIVEN_UP.get(job_name, "failed"))
     seconds = since.seconds
     assert scene.points.passed(job.midway) == 1 + REDOS
