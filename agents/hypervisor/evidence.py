@@ -16,10 +16,10 @@ def vm_evidence(hypervisor: Hypervisor, vm_id: str, hoped_for: Literal["running"
     """Ask libvirt, once it is idle. Raises CannotTell when it does not say.
 
     libvirtd carries out a request whose sender is gone. One that it has read but not begun is seen by nobody: after a
-    libvirtd that was stopped goes on, a first look says "off", and the VM runs half a second later. Each further look is
-    behind all that was read before it; for what a worker of libvirtd has taken up and not shown yet, that something did
-    not happen is only said after :data:`SETTLE_SECONDS`. A margin, no proof: what comes later still is seen by the looks
-    of the pings.
+    libvirtd that was stopped goes on, a first look says "off", and the VM runs half a second later. Each further look
+    is behind all that was read before it; for what a worker of libvirtd has taken up and not shown yet, that something
+    did not happen is only said after :data:`SETTLE_SECONDS`. A margin, no proof: what comes later still is seen by the
+    looks of the pings.
     """
     deadline = time.monotonic() + SETTLE_SECONDS
     with for_evidence():
