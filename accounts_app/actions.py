@@ -4,6 +4,7 @@ from datetime import timedelta
 
 from django.db import IntegrityError, transaction
 
+from accounts_app import limits
 from accounts_app.models import Account, Role, Token, User
 from core_app import events
 from core_app.errors import NotPermitted, WrongState
@@ -14,6 +15,7 @@ def account_create(name: str) -> Account:
     try:
         with transaction.atomic():
             account = Account.objects.create(name=name)
+            limits.make_rows(account)
             events.record("account.created", account)
     except IntegrityError:
         raise WrongState(

@@ -3,15 +3,22 @@
 from django.contrib import admin
 from django.contrib.auth.admin import UserAdmin
 
-from accounts_app.models import Account, Token, User
+from accounts_app.models import Account, Limit, Token, User
 from core_app.admin import ReadOnlyAdmin
 
 
 @admin.register(Account)
-class AccountAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # not generic when it runs
+class AccountAdmin(ReadOnlyAdmin):
     list_display = ("name", "id", "created_at")
     search_fields = ("name",)
-    readonly_fields = ("id", "created_at")
+
+
+@admin.register(Limit)
+class LimitAdmin(ReadOnlyAdmin):
+    list_display = ("account", "resource", "used", "maximum")
+    list_filter = ("resource",)
+    list_select_related = ("account",)
+    search_fields = ("account__name",)
 
 
 @admin.register(User)

@@ -3,26 +3,61 @@
 from datetime import timedelta
 from typing import Any, ClassVar
 
-from drf_spectacular.utils import extend_schema
+from drf_spectacular.utils import extend_schema, extend_schema_field
 from rest_framework import mixins, serializers, status
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from accounts_app import actions
-from accounts_app.models import Account, Role, Token, User
+from accounts_app import actions, limits
+from accounts_app.models import Account, Resource, Role, Token, User
 from accounts_app.tenancy import for_user, user_of
+from core_app.serializers import StrictSerializer
 from core_app.viewsets import ReadViewSet
 
 DAY_SECONDS = 86_400
+LARGEST = (1 << 63) - 1
+
+
+class LimitsSerializer(StrictSerializer):
+    """Largest number, or bytes, by resource; null: no limit."""
+
+    def get_fields(self) -> dict[str, serializers.Field[Any, Any, Any, Any]]:
+        return {
+            resource.value: serializers.IntegerField(min_value=0, max_value=LARGEST, allow_null=True, required=False)
+            for resource in Resource
+        }
+
+
+class UsageSerializer(serializers.Serializer[Any]):
+    """What is used of each resource."""
+
+    def get_fields(self) -> dict[str, serializers.Field[Any, Any, Any, Any]]:
+        return {resource.value: serializers.IntegerField() for resource in Resource}
 
 
 class AccountSerializer(serializers.ModelSerializer[Account]):
+    limits = serializers.SerializerMethodField(help_text="Largest number or bytes; null: no limit")
+    usage = serializers.SerializerMethodField(help_text="What of it is used")
+
     class Meta:
         model = Account
-        fields: ClassVar = ["id", "name", "limits", "created_at"]
-        read_only_fields: ClassVar = ["limits"]
+        fields: ClassVar = ["id", "name", "limits", "usage", "created_at"]
         # The action says it better, and a check beforehand proves nothing about the insertion.
         extra_kwargs: ClassVar[dict[str, Any]] = {"name": {"validators": []}}
+
+    @extend_schema_field(LimitsSerializer)
+    def get_limits(self, account: Account) -> dict[str, int | None]:
+        return {row.resource: row.maximum for row in account.limit_rows.all()}
+
+    @extend_schema_field(UsageSerializer)
+    def get_usage(self, account: Account) -> dict[str, int]:
+        return {row.resource: row.used for row in account.limit_rows.all()}
+
+
+class AccountChangeSerializer(StrictSerializer):
+    """What may be changed about an account."""
+
+    limits = LimitsSerializer()
 
 
 class UserSerializer(serializers.ModelSerializer[User]):
@@ -62,13 +97,22 @@ class TokenSecretSerializer(TokenSerializer):
 
 
 class AccountViewSet(mixins.CreateModelMixin, ReadViewSet):
-    queryset = Account.objects.all()
+    queryset = Account.objects.prefetch_related("limit_rows")
     serializer_class = AccountSerializer
     filterset_fields: ClassVar = ["name"]
     ordering_fields = ("name",)
 
     def perform_create(self, serializer: serializers.BaseSerializer[Any]) -> None:
         serializer.instance = actions.account_create(serializer.validated_data["name"])
+
+    @extend_schema(request=AccountChangeSerializer, responses=AccountSerializer)
+    def partial_update(self, request: Request, pk: str) -> Response:
+        """Set some of its limits. One below what is used takes nothing away; nothing more is given."""
+        account = self.get_object()
+        given = AccountChangeSerializer(data=request.data)
+        given.is_valid(raise_exception=True)
+        limits.put(account, given.validated_data["limits"])
+        return Response(AccountSerializer(self.get_object()).data)
 
 
 class UserViewSet(mixins.CreateModelMixin, ReadViewSet):

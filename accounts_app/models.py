@@ -15,9 +15,6 @@ class Account(models.Model):
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     name = models.CharField(max_length=255, unique=True)
-    limits = models.JSONField(
-        default=dict, blank=True, help_text="Largest number or bytes by resource; absent: no limit"
-    )
     created_at = models.DateTimeField(default=timezone.now, editable=False)
 
     class Meta:
@@ -29,6 +26,35 @@ class Account(models.Model):
     @staticmethod
     def visible_to_account(account_id: uuid.UUID) -> Q:
         return Q(pk=account_id)
+
+
+class Resource(models.TextChoices):
+    """What an account's use of is counted, and can be limited."""
+
+    TEMPLATES = "templates"
+    VOLUMES = "volumes"
+    VMS = "vms"
+    SNAPSHOTS = "snapshots"
+    PRIMARY_STORAGE_BYTES = "primary_storage_bytes"
+    SECONDARY_STORAGE_BYTES = "secondary_storage_bytes"
+
+
+class Limit(models.Model):
+    """How much of a resource an account uses and may use; changed by ``accounts_app.limits`` only."""
+
+    account = models.ForeignKey(Account, on_delete=models.CASCADE, related_name="limit_rows")
+    resource = models.CharField(max_length=32, choices=Resource)
+    maximum = models.BigIntegerField(null=True, blank=True, default=None, help_text="None: no limit")
+    used = models.BigIntegerField(default=0, editable=False)
+
+    class Meta:
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["account", "resource"], name="limit_once_a_resource"),
+            models.CheckConstraint(condition=Q(used__gte=0), name="limit_used_not_negative"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.resource} of {self.account}"
 
 
 class Role(models.TextChoices):

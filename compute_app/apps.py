@@ -8,7 +8,9 @@ class ComputeConfig(AppConfig):
     verbose_name = "compute"
 
     def ready(self) -> None:
-        from compute_app import rules, sights, workflows
+        from accounts_app import limits
+        from accounts_app.models import Resource
+        from compute_app import accounting, rules, sights, workflows
         from compute_app.models import VM, Volume
         from operations_app import registry
 
@@ -20,4 +22,7 @@ class ComputeConfig(AppConfig):
         registry.register_verdict("volume.remove", rules.judge_volume_remove)
         registry.register_verdict("vm.start", rules.judge_vm_start)
         registry.register_verdict("vm.stop", rules.judge_vm_stop)
+        limits.count_by(Resource.VMS, accounting.count_vms)
+        limits.count_by(Resource.VOLUMES, accounting.count_volumes)
+        limits.count_by(Resource.PRIMARY_STORAGE_BYTES, accounting.count_bytes)
         registry.ping_consumers.append(sights.take_ping)

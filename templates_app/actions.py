@@ -7,6 +7,7 @@ from uuid import UUID
 
 from django.db import transaction
 
+from accounts_app import limits
 from accounts_app.models import Account, User
 from agents.common.address_guard import check_url_syntax
 from agents.common.checksums import parse_checksum
@@ -20,6 +21,7 @@ from operations_app.actions import submit
 from operations_app.models import Operation
 from operations_app.rules import OPERATION_FINAL
 from operations_app.workflow import locked
+from templates_app.accounting import of_template
 from templates_app.models import Placement, Template
 from templates_app.sources import allowed_networks
 
@@ -43,11 +45,12 @@ class Registration:
 def template_register(wanted: Registration, user: User | None = None) -> tuple[Template, Operation]:
     """Register a template for direct download; it is ready when a host has looked at its URL.
 
-    Raises InvalidInput naming the field: URL, checksum, header or zone.
+    Raises InvalidInput naming the field (URL, checksum, header or zone), LimitExceeded.
     """
     headers, secret_headers = _check_source(wanted)
     with transaction.atomic():
         zones = _zones(wanted)
+        limits.take(wanted.account, of_template())
         template = Template.objects.create(
             account=wanted.account,
             name=wanted.name,

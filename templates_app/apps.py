@@ -8,8 +8,10 @@ class TemplatesConfig(AppConfig):
     verbose_name = "templates"
 
     def ready(self) -> None:
+        from accounts_app import limits
+        from accounts_app.models import Resource
         from operations_app import registry
-        from templates_app import rules, waiting, workflows
+        from templates_app import accounting, rules, waiting, workflows
         from templates_app.models import Placement, Template
 
         registry.register_lockable("template", Template)
@@ -19,4 +21,5 @@ class TemplatesConfig(AppConfig):
         registry.register_verdict("template.check", rules.judge_check)
         registry.register_verdict("template.download", rules.judge_download)
         registry.register_verdict("template.remove", rules.judge_remove)
+        limits.count_by(Resource.TEMPLATES, accounting.count_templates)
         registry.ping_consumers.append(waiting.take_ping)

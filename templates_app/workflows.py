@@ -4,6 +4,7 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
+from accounts_app.limits import give_back
 from agents.protocol.kinds import TemplateCheck, TemplateDownload, TemplateDownloadAnswer, TemplateRemove
 from agents.protocol.states import CommandState
 from core_app.errors import WrongState
@@ -12,6 +13,7 @@ from infra_app.models import Agent, StoragePool
 from operations_app.models import Command, Operation
 from operations_app.rules import OperationState
 from operations_app.workflow import CommandSpec, Refused, Step, Workflow
+from templates_app.accounting import of_template
 from templates_app.models import Placement, Template
 from templates_app.sources import limits, secrets_of, source_of
 
@@ -95,7 +97,9 @@ class RegisterTemplate(Workflow):
         template = Template.objects.get(pk=operation.target_id)
         if operation.state != OperationState.SUCCEEDED:
             error = _with_reasons(operation)
-            transition(template, Template.State.FAILED, event="template.failed", sets={"error": error}, level="warning")
+            event = "template.failed"
+            if transition(template, Template.State.FAILED, event=event, sets={"error": error}, level="warning"):
+                give_back(template.account, of_template())
             return
         sizes = {name: operation.data.get(name) for name in ("size_bytes", "virtual_size_bytes")}
         if transition(template, Template.State.READY, event="template.ready", sets=sizes):

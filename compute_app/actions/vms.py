@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 
 from django.db import transaction
 
+from accounts_app import limits
 from accounts_app.models import Account, User
-from compute_app import placing
+from compute_app import accounting, placing
 from compute_app.actions.common import locked, resources
 from compute_app.models import VM, Volume, VolumeFile
 from compute_app.rules import Need
@@ -39,12 +40,14 @@ class Deployment:
 def vm_deploy(wanted: Deployment, user: User | None = None) -> tuple[VM, Operation]:
     """Make a VM from a template: its host and pool are chosen by room, and what it needs is promised to it.
 
-    Raises InvalidInput, WrongState (template not ready, host not up), NoRoom, Busy (as ``ensure_placement``).
+    Raises InvalidInput, WrongState (template not ready, host not up), LimitExceeded, NoRoom, Busy (as
+    ``ensure_placement``).
     """
     with transaction.atomic():
         lock_zone(wanted.zone.pk)
         _check_where(wanted)
         sizes = _disk_sizes(wanted)
+        limits.take(wanted.account, accounting.of_vm() | accounting.of_volumes(sizes))
         need = Need(
             memory_bytes=wanted.memory_bytes if wanted.start else 0,
             disk_bytes=sum(sizes),
@@ -154,10 +157,14 @@ def vm_stop(vm: VM, *, force: bool, user: User | None = None) -> Operation:
 
 
 def vm_destroy(vm: VM, *, expunge: bool, user: User | None = None) -> Operation:
-    """Take a VM's power away; with ``expunge`` remove its volumes too, for good. Raises WrongState, Busy."""
+    """Take a VM's power away; with ``expunge`` remove its volumes too, for good. Raises WrongState, Busy.
+
+    One that has no volumes, since its deployment failed, is gone for good either way: there is nothing to keep.
+    """
     destroyable = [VM.State.STOPPED, VM.State.RUNNING, VM.State.ERROR]
     with transaction.atomic():
         vm = locked(vm, "destroyed", *destroyable, *([VM.State.DESTROYED] if expunge else []))
+        expunge = expunge or not vm.volumes.exclude(state=Volume.State.REMOVED).exists()
         transition(vm, VM.State.DESTROYING, event="vm.destroying")
         data = {"host": str(vm.host_id) if vm.host_id else None, "expunge": expunge}
         return submit("vm.destroy", vm, exclusive=resources(vm), data=data, user=user)

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from typing import Any, Literal
 from uuid import UUID
 
+from accounts_app import limits
 from agents.protocol.states import CommandState
-from compute_app import placing
+from compute_app import accounting, placing
 from compute_app.models import VM, Volume
 from compute_app.workflows.payloads import creation, domain, removal, stop, vm_lane, vm_of, volume_lane, volumes_on_disk
 from core_app.transitions import transition
@@ -135,7 +136,7 @@ class RemoveVolumes(Step):
         return host_id
 
     def done(self, operation: Operation, command: Command) -> None:
-        transition(Volume.objects.get(pk=command.label), Volume.State.REMOVED, event="volume.removed")
+        accounting.volume_removed(Volume.objects.get(pk=command.label))
 
 
 # --- workflows -----------------------------------------------------------------------------------------------------
@@ -151,7 +152,7 @@ class DeployVM(Workflow):
             _settle_power(operation, running=operation.data["start"])
             return
         for volume in vm.volumes.exclude(state=Volume.State.REMOVED):
-            transition(volume, Volume.State.REMOVED, event="volume.removed")
+            accounting.volume_removed(volume)
         sets = _OFF | _looks(operation) | {"error": operation.error or _cancelled()}
         transition(vm, VM.State.ERROR, event="vm.error", sets=sets, level="warning")
 
@@ -180,7 +181,9 @@ class DestroyVM(Workflow):
 
     def ended(self, operation: Operation) -> None:
         to = VM.State.EXPUNGED if operation.data["expunge"] else VM.State.DESTROYED
-        transition(vm_of(operation), to, event=f"vm.{to}", sets=_OFF | _looks(operation))
+        vm = vm_of(operation)
+        if transition(vm, to, event=f"vm.{to}", sets=_OFF | _looks(operation)) and to == VM.State.EXPUNGED:
+            limits.give_back(vm.account, accounting.of_vm())
 
 
 _OFF: dict[str, Any] = {"host": None, "power_state": "off", "guest_agent": VM.GuestAgent.UNKNOWN}

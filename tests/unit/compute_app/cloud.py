@@ -1,9 +1,15 @@
 """Shorthands of the tests about VMs."""
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 from typing import Any
+
+from django.db import connection
 
 from compute_app.actions import Deployment, vm_deploy
 from compute_app.models import VM, Volume, VolumeFile
+from core_app.errors import CloudctlError
 from infra_app.models import Agent, StoragePool
 from operations_app.models import Operation, Reservation, Waiter
 from templates_app.models import Placement, Template
@@ -69,3 +75,20 @@ def volume_states(vm: VM) -> list[str]:
 def nothing_held() -> bool:
     """No reservation and no waiter is left."""
     return not Reservation.objects.exists() and not Waiter.objects.exists()
+
+
+def at_once(*deeds: Callable[[], Any]) -> list[Any]:
+    """What a thread for each got, or the refusal it was given, all having begun together."""
+    barrier = Barrier(len(deeds))
+
+    def one(deed: Callable[[], Any]) -> Any:
+        try:
+            barrier.wait()
+            return deed()
+        except CloudctlError as refusal:
+            return refusal
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor(len(deeds)) as threads:
+        return list(threads.map(one, deeds))

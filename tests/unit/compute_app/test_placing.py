@@ -1,25 +1,22 @@
 """Room: what is promised is counted once, from the promise until it is certainly given back."""
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from threading import Barrier
 from typing import Any
 
 import pytest
-from django.db import connection, transaction
+from django.db import transaction
 
 from accounts_app.models import Account
 from compute_app.actions import Deployment, vm_deploy, vm_destroy, vm_start
 from compute_app.models import VM, Volume
 from compute_app.placing import find_host
-from core_app.errors import Busy, NoRoom
+from core_app.errors import NoRoom
 from infra_app.models import Agent, StoragePool
 from operations_app.actions import cancel
 from operations_app.models import Command, Operation, Waiter
 from templates_app.actions import template_prepare
 from templates_app.models import Placement, Template
-from tests.unit.compute_app.cloud import deploy, deployed, nothing_held, shown
+from tests.unit.compute_app.cloud import at_once, deploy, deployed, nothing_held, shown
 from tests.unit.templates_app.fleet import GIB, TEMPLATE_BYTES, Fleet, download_of, in_transaction, setting, state_of
 
 
@@ -184,28 +181,11 @@ class TestChoice:
             fleet.pool(f"pool{number}", fleet.host(f"more{number}"))
         with django_assert_max_num_queries(6):
             find_host(vm)
-        with django_assert_max_num_queries(64):
+        with django_assert_max_num_queries(72):
             deploy(fleet, template)
 
 
 # --- many at once --------------------------------------------------------------------------------------------------
-
-
-def at_once(*deeds: Callable[[], Any]) -> list[Any]:
-    """What a thread for each got, or the refusal it was given, all having begun together."""
-    barrier = Barrier(len(deeds))
-
-    def one(deed: Callable[[], Any]) -> Any:
-        try:
-            barrier.wait()
-            return deed()
-        except (NoRoom, Busy) as refusal:
-            return refusal
-        finally:
-            connection.close()
-
-    with ThreadPoolExecutor(len(deeds)) as threads:
-        return list(threads.map(one, deeds))
 
 
 @pytest.fixture

@@ -174,9 +174,11 @@ def test_the_intervals_of_the_settings_are_those_of_the_schedule(transactional_d
     for task in schedule.TASK_BY_SETTING.values():
         PeriodicTask.objects.get_or_create(name=task, defaults={"task": task, "interval": _minute()})
     settings_rows.put("ping.interval", 0.5)
-    settings_rows.put("reconcile.commands.interval", 5)
-    every = {task.name: task.interval.every for task in PeriodicTask.objects.all()}
-    assert every == {"operations.watch": 500_000, "operations.sweep": 5_000_000}
+    for seconds in (5, 86_400):
+        settings_rows.put("reconcile.commands.interval", seconds)
+        rows = PeriodicTask.objects.filter(name__in=schedule.TASK_BY_SETTING.values())
+        every = {task.name: task.interval.schedule.run_every.total_seconds() for task in rows}
+        assert every == {"operations.watch": 0.5, "operations.sweep": seconds}
 
 
 def _minute() -> object:
