@@ -20,33 +20,19 @@ from celery.worker.consumer import Consumer
 from celery.worker.consumer.tasks import Tasks
 from kombu import Connection, Queue
 
+from agents.common.broker import SkipUnreadable, keep_logging, transport_options
 from agents.protocol.messages import CONTROL_QUEUE, command_queue, control_queue
 
 log = logging.getLogger(__name__)
 
 COMMAND_TASKS = "agents."
 RECONNECT_SECONDS = 0.5
-SOCKET_SECONDS = 5.0
-CONNECT_SECONDS = 2.0
+
+# Without acknowledgement emulation a message is either taken or still in its list, and no other keys are written. One
+# that is lost between Redis and the journal is sent again, because no ping lists it.
+_ON_REDIS = {"ack_emulation": False, "socket_keepalive": True, "health_check_interval": 5}
 
 Accept = Callable[[Mapping[str, Any]], None]
-
-
-def transport_options(url: str) -> dict[str, Any]:
-    """What kombu hands to the transport, which takes it verbatim: so only what this one knows.
-
-    Without acknowledgement emulation a message is either taken or still in its list, and no other keys are written. One
-    that is lost between Redis and the journal is sent again, because no ping lists it.
-    """
-    if not url.startswith(("redis://", "rediss://", "redis+socket://", "unix://")):
-        return {}
-    return {
-        "ack_emulation": False,
-        "socket_timeout": SOCKET_SECONDS,
-        "socket_connect_timeout": CONNECT_SECONDS,
-        "socket_keepalive": True,
-        "health_check_interval": 5,
-    }
 
 
 def make_app(broker_url: str, agent_id: str) -> Celery:
@@ -61,7 +47,7 @@ def make_app(broker_url: str, agent_id: str) -> Celery:
         task_ignore_result=True,
         task_serializer="json",
         accept_content=["json"],
-        broker_transport_options=transport_options(broker_url),
+        broker_transport_options=transport_options(broker_url, **_ON_REDIS),
         broker_connection_retry_on_startup=True,
         worker_cancel_long_running_tasks_on_connection_loss=False,
         worker_enable_remote_control=False,
@@ -101,7 +87,7 @@ class Publisher:
             raise
 
 
-class _AgentConsumer(Consumer):
+class _AgentConsumer(SkipUnreadable, Consumer):
     """Celery's, but it notices a restarted broker at once and knows what to do with a command that it does not know."""
 
     accept: Accept
@@ -123,11 +109,11 @@ class _AgentConsumer(Consumer):
 
     def on_unknown_task(self, body: Any, message: Any, exc: Exception) -> None:
         """A kind from a newer server: it is journaled as failed, so that the server is told why."""
-        message.ack()
-        name = message.headers.get("task", "")
+        name = message.headers["task"]
         if not name.startswith(COMMAND_TASKS):
-            log.error("message.unknown_task", extra={"task": name})
+            super().on_unknown_task(body, message, exc)
             return
+        message.ack()
         _args, arguments, _embed = message.decode()
         self.accept(arguments.get("message", {}))
 
@@ -150,10 +136,6 @@ def end_worker(exit_code: int) -> None:
     worker_state.should_stop = exit_code  # type: ignore[assignment]  # celery-types knows only its first value
 
 
-def _keep_logging(**_: Any) -> None:
-    """Celery configures no logging where somebody listens to this signal."""
-
-
 def run_worker(
     app: Celery, agent_id: str, tasks: Mapping[str, Accept], unknown: Accept, on_connected: Callable[[], None]
 ) -> int:
@@ -173,7 +155,7 @@ def run_worker(
         accept = staticmethod(unknown)
 
     app.steps["consumer"].add(Connected)
-    signals.setup_logging.connect(_keep_logging)
+    signals.setup_logging.connect(keep_logging)
     # Celery's warning to root is about pickle; this worker takes JSON only, and QEMU's files need root.
     warnings.simplefilter("ignore", platforms.SecurityWarning)  # type: ignore[attr-defined]
     worker = _AgentWorker(

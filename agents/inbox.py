@@ -37,7 +37,7 @@ Message = Mapping[str, Any]
 CONTROL_TASK = "agents.control."
 
 
-class Verdict(Enum):
+class Reception(Enum):
     """What is done with a command that arrives."""
 
     TAKE = auto()
@@ -54,27 +54,27 @@ class Verdict(Enum):
     """Meant for a later start of this agent: I am not the one who should run."""
 
 
-def judge(envelope: Envelope, journal: Journal, epoch: int, busy: Callable[[str], bool]) -> Verdict:
+def judge(envelope: Envelope, journal: Journal, epoch: int, busy: Callable[[str], bool]) -> Reception:
     """Rules 3, 7 and 8 of docs/architecture.md."""
     record = journal.record(envelope.command_id)
     if envelope.epoch > epoch:
-        return Verdict.TOO_OLD
+        return Reception.TOO_OLD
     if record is None:
         return _judge_unknown(envelope, journal, epoch)
     if envelope.attempt <= record.attempt:
-        return Verdict.REPEAT
+        return Reception.REPEAT
     if envelope.epoch < epoch:
-        return Verdict.STALE
+        return Reception.STALE
     waiting = record.state in {AgentState.INTERRUPTED, AgentState.FAILED, AgentState.CANCELLED}
-    return Verdict.TAKE if waiting and not busy(envelope.command_id) else Verdict.REPEAT
+    return Reception.TAKE if waiting and not busy(envelope.command_id) else Reception.REPEAT
 
 
-def _judge_unknown(envelope: Envelope, journal: Journal, epoch: int) -> Verdict:
+def _judge_unknown(envelope: Envelope, journal: Journal, epoch: int) -> Reception:
     if envelope.seq <= journal.floor or journal.tombstone(envelope.command_id):
-        return Verdict.DROP
+        return Reception.DROP
     if journal.lost(envelope.command_id):
-        return Verdict.LOST
-    return Verdict.STALE if envelope.epoch < epoch else Verdict.TAKE
+        return Reception.LOST
+    return Reception.STALE if envelope.epoch < epoch else Reception.TAKE
 
 
 class Inbox:
@@ -109,10 +109,10 @@ class Inbox:
         if envelope is None or not is_command_id(envelope.command_id):
             log.error("message.unreadable", extra={"message_type": "Envelope"})
             return
-        verdict = judge(envelope, self._journal, self._epoch.number, self._executor.lanes.holds)
-        log.info("command.arrived", extra={**_names(envelope), "verdict": verdict.name})
+        reception = judge(envelope, self._journal, self._epoch.number, self._executor.lanes.holds)
+        log.info("command.arrived", extra={**_names(envelope), "reception": reception.name})
         self._journal.saw(envelope.seq)
-        self._answers[verdict](self, envelope)
+        self._answers[reception](self, envelope)
         self._journal.raise_floor(envelope.floor)
 
     def _take(self, envelope: Envelope) -> None:
@@ -173,13 +173,13 @@ class Inbox:
     def _too_old(self, envelope: Envelope) -> None:
         self._check_epoch(envelope.epoch)
 
-    _answers: Mapping[Verdict, Callable[["Inbox", Envelope], None]] = {
-        Verdict.TAKE: _take,
-        Verdict.REPEAT: _repeat,
-        Verdict.DROP: _drop,
-        Verdict.STALE: _report_stale,
-        Verdict.LOST: _count_as_interrupted,
-        Verdict.TOO_OLD: _too_old,
+    _answers: Mapping[Reception, Callable[["Inbox", Envelope], None]] = {
+        Reception.TAKE: _take,
+        Reception.REPEAT: _repeat,
+        Reception.DROP: _drop,
+        Reception.STALE: _report_stale,
+        Reception.LOST: _count_as_interrupted,
+        Reception.TOO_OLD: _too_old,
     }
 
     # --- control -----------------------------------------------------------------------------------------------
@@ -295,7 +295,7 @@ def _read(model: type[M], message: Message) -> M | None:
     except ValidationError as error:
         # Names of the fields only: the message may hold what does not belong in a log.
         fields = sorted({".".join(map(str, one["loc"])) for one in error.errors()})
-        log.error("message.unreadable", extra={"message_type": model.__name__, "fields": fields})
+        log.error("message.unreadable", extra={"message_type": model.__name__, "wrong_fields": fields})
         return None
 
 

@@ -28,7 +28,8 @@ def _fields(record: logging.LogRecord) -> dict[str, object]:
     """Ours only: a library's may hold a message's arguments."""
     if not record.name.startswith("agents"):
         return {}
-    return {key: value for key, value in vars(record).items() if key not in _STANDARD}
+    fields = {key: value for key, value in vars(record).items() if key not in {*_STANDARD, "fields"}}
+    return fields | getattr(record, "fields", {})  # what is common with the server gives them as the server does
 
 
 def log_to_stderr(level: str = "INFO") -> None:

@@ -4,32 +4,20 @@ The database row is the record and a message only a bell, so: early acknowledgem
 """
 
 import os
-from typing import Any
 
 from celery import Celery, signals
 from kombu import Queue
+
+from agents.common.broker import CONNECT_SECONDS, keep_logging, transport_options
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "cloudctl.settings")
 
 BROKER_URL = os.environ.get("CLOUDCTL_BROKER_URL", "redis://127.0.0.1:6379/0")
 
-CONNECT_TIMEOUT_SECONDS = 2
-ANSWER_TIMEOUT_SECONDS = 5
-
-
-def transport_options(url: str) -> dict[str, Any]:
-    """Options for the broker behind ``url``; they go verbatim to its transport, so each scheme has its own."""
-    if url.startswith(("redis://", "rediss://", "redis+socket://")):
-        return {"socket_connect_timeout": CONNECT_TIMEOUT_SECONDS, "socket_timeout": ANSWER_TIMEOUT_SECONDS}
-    if url.startswith(("amqp://", "amqps://", "pyamqp://")):
-        return {"connect_timeout": CONNECT_TIMEOUT_SECONDS, "read_timeout": ANSWER_TIMEOUT_SECONDS}
-    return {}
-
-
 app = Celery("cloudctl")
 app.conf.update(
     broker_url=BROKER_URL,
-    broker_connection_timeout=CONNECT_TIMEOUT_SECONDS,
+    broker_connection_timeout=CONNECT_SECONDS,
     broker_connection_retry_on_startup=True,
     broker_connection_max_retries=None,  # a broker may be away for a day
     broker_transport_options=transport_options(BROKER_URL),
@@ -46,6 +34,7 @@ app.conf.update(
     # Measured with Celery 5.7 on Redis: a threads pool that may not prefetch takes 5 messages a second, since nothing
     # wakes its event loop when a thread gets free. What a killed worker had prefetched is lost like any other message.
     worker_prefetch_multiplier=32,
+    worker_consumer="cloudctl.consumer:Consumer",
     worker_enable_remote_control=False,
     enable_utc=True,
     timezone="UTC",
@@ -54,6 +43,4 @@ app.conf.update(
 app.autodiscover_tasks()
 
 
-@signals.setup_logging.connect
-def _keep_logging(**_: Any) -> None:
-    """A receiver of this signal keeps Celery from setting up logging of its own; Django's stays, JSON lines."""
+signals.setup_logging.connect(keep_logging)

@@ -6,7 +6,8 @@ from django.db import DatabaseError, connection
 from django.http import HttpRequest, JsonResponse
 from kombu.exceptions import KombuError
 
-from cloudctl.celery import CONNECT_TIMEOUT_SECONDS, app
+from agents.common.broker import CONNECT_SECONDS
+from cloudctl.celery import app
 
 
 def livez(_request: HttpRequest) -> JsonResponse:
@@ -33,7 +34,7 @@ def _database() -> str:
 def _broker() -> str:
     with app.connection_for_write() as broker:
         try:
-            broker.ensure_connection(max_retries=1, timeout=CONNECT_TIMEOUT_SECONDS)
+            broker.ensure_connection(max_retries=1, timeout=CONNECT_SECONDS)
         except KombuError as error:
             return f"The broker does not answer ({type(error).__name__})."
     return ""

@@ -1,15 +1,14 @@
 """The file a download is written to: hashed as bytes come, holes where they are zero, never fuller than its pool."""
 
-import errno
 import os
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 from agents.common.checksums import Checksum, Verifier
 from agents.common.errors import CommandError
+from agents.common.pools import pool_errors, pool_full
 
 MIB = 1024 * 1024
 BUFFER_BYTES = MIB
@@ -20,7 +19,6 @@ ROOM_MARGIN_BYTES = 16 * MIB
 
 _HOLE_BYTES = 64 * 1024
 _ZEROS = bytes(_HOLE_BYTES)
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 class Part:
@@ -75,7 +73,9 @@ class Part:
         if size_bytes > self._max_bytes:
             raise _too_large(f"The source announces {size_bytes} bytes, the limit is {self._max_bytes}.")
         if size_bytes - self._offset > room:
-            raise _full(self._path.parent, f"{size_bytes - self._offset} bytes are to come, {max(room, 0)} are free")
+            raise pool_full(
+                self._path.parent, f"{size_bytes - self._offset} bytes are to come, {max(room, 0)} are free"
+            )
         # Zeros of an endless body take no room, so their number has to be bounded by it.
         self._limit = size_bytes if size_bytes >= 0 else min(self._max_bytes, self._offset + room)
 
@@ -136,7 +136,7 @@ class Part:
         if self._flushed == self._offset:
             return
         if self._room() < ROOM_MARGIN_BYTES:
-            raise _full(self._path.parent, f"less than {ROOM_MARGIN_BYTES} bytes are left")
+            raise pool_full(self._path.parent, f"less than {ROOM_MARGIN_BYTES} bytes are left")
         start = self._flushed % BUFFER_BYTES
         end = start + self._offset - self._flushed
         with memoryview(self._buffer) as view, pool_errors(self._path.parent):
@@ -161,36 +161,10 @@ class Part:
         return status.f_bavail * status.f_frsize
 
 
-@contextmanager
-def pool_errors(pool: Path) -> Iterator[None]:
-    """Turn the file system's errors into CommandError ``pool_full`` or ``pool_unavailable``."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in _FULL:
-            raise _full(pool, error.strerror or "no room") from error
-        raise CommandError(
-            "pool_unavailable",
-            f"The storage pool at {pool} cannot be used: {error.strerror or error}.",
-            "Nothing was put there.",
-            "Check the pool's mount and the host's kernel log.",
-            elsewhere=True,
-        ) from error
-
-
 def _write_all(file: int, data: memoryview, offset: int) -> None:
     while data:
         count = os.pwrite(file, data, offset)
         data, offset = data[count:], offset + count
-
-
-def _full(pool: Path, reason: str) -> CommandError:
-    return CommandError(
-        "pool_full",
-        f"The storage pool at {pool} has not enough room: {reason}.",
-        "What was downloaded so far was removed.",
-        "Free room on the pool (remove unused templates, volumes) or use another pool.",
-    )
 
 
 def _too_large(cause: str) -> CommandError:

@@ -16,8 +16,9 @@ from agents.common.checksums import Verifier, parse_checksum
 from agents.common.errors import CannotTell, CommandError
 from agents.common.files import fsync_folder, inside, rename_no_replace
 from agents.common.image_header import inspect
+from agents.common.pools import pool_errors
 from agents.downloads.base import Downloader, Remote
-from agents.downloads.part import MIB, Part, pool_errors
+from agents.downloads.part import MIB, Part
 from agents.downloads.registry import DOWNLOADERS, downloader_for, request_for
 from agents.handlers.base import Context
 from agents.hypervisor.images import remove_image, temporary_files, temporary_name

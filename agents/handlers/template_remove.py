@@ -6,8 +6,9 @@ from typing import Any
 
 from agents.common.errors import CannotTell
 from agents.common.files import inside
+from agents.common.pools import pool_errors
 from agents.handlers.base import Context
-from agents.hypervisor.images import pool_errors, remove_image, temporary_files
+from agents.hypervisor.images import remove_image, temporary_files
 from agents.protocol.kinds import RemoveAnswer, RemoveEvidence, TemplateRemove
 
 

@@ -11,6 +11,7 @@ from agents.common.crash import crash_point
 from agents.common.errors import CommandError
 from agents.common.files import inside
 from agents.common.image_header import read_qcow2_header
+from agents.common.pools import pool_errors
 from agents.handlers.base import Context
 from agents.hypervisor.connection import Hypervisor
 from agents.hypervisor.domain_xml import ChainFile, DiskSpec, DomainSpec, build, differences, memory_mib
@@ -23,7 +24,6 @@ from agents.hypervisor.errors import (
 )
 from agents.hypervisor.evidence import vm_evidence
 from agents.hypervisor.guest import Guest
-from agents.hypervisor.images import pool_errors
 from agents.protocol.kinds import Disk, ImageFile, VmEvidence, VmStart, VmStartAnswer
 
 

@@ -10,8 +10,9 @@ from agents.common.crash import crash_point
 from agents.common.errors import CannotTell, CommandError, Interrupted
 from agents.common.files import fsync_folder, rename_no_replace
 from agents.common.image_header import read_qcow2_header
+from agents.common.pools import pool_errors
 from agents.handlers.base import Context
-from agents.hypervisor.images import image_path, pool_errors, remove_image, temporary_files, temporary_name
+from agents.hypervisor.images import image_path, remove_image, temporary_files, temporary_name
 from agents.hypervisor.qemu_img import QemuImg
 from agents.protocol.kinds import ImageFile, VolumeCreate, VolumeCreateAnswer, VolumeCreateEvidence
 

@@ -6,8 +6,9 @@ from typing import Any
 
 from agents.common.crash import crash_point
 from agents.common.errors import CannotTell
+from agents.common.pools import pool_errors
 from agents.handlers.base import Context
-from agents.hypervisor.images import check_removable, image_path, pool_errors, remove_image, temporary_files
+from agents.hypervisor.images import check_removable, image_path, remove_image, temporary_files
 from agents.protocol.kinds import RemoveAnswer, RemoveEvidence, VolumeRemove
 
 

@@ -19,7 +19,6 @@ from agents.common.errors import CommandError
 from agents.common.files import inside
 
 _ANY_COMMAND = r"[A-Za-z0-9_-]+"
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 _FIRST_BYTE = 100
 _BYTES = 200
@@ -54,22 +53,6 @@ def image_path(pool: str, file_name: str) -> Path:
         return inside(pool, file_name)
     except ValueError as error:
         raise _refused(Path(pool), str(error)) from error
-
-
-@contextmanager
-def pool_errors(pool: Path) -> Iterator[None]:
-    """For what comes before the point of no return: the file system's refusals as CommandError."""
-    try:
-        yield
-    except OSError as error:
-        full = error.errno in _FULL
-        raise CommandError(
-            "pool_full" if full else "pool_unavailable",
-            f"The storage pool at {pool} {'has no room' if full else 'cannot be used'}: {error.strerror or error}.",
-            "The command is not done; nothing is kept of what it made.",
-            "Free room on the pool." if full else "Check the pool's mount and the host's kernel log.",
-            elsewhere=not full,
-        ) from error
 
 
 def temporary_files(pool: Path, file_name: str, command_id: str | None = None) -> list[Path]:

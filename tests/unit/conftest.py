@@ -1,15 +1,24 @@
-"""The people of the tests, each with an API client and a real token, and a fleet to begin with.
+"""The people of the tests, each with an API client and a real token; a fleet to begin with; a private Redis.
 
 Alice owns account ``acme`` with Bob as a teammate; Charlie is an outsider. Ada administers, Olga operates, Rita reads.
 """
 
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
 import pytest
+from kombu import pools
+from redis import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
 from rest_framework.test import APIClient
 
 from accounts_app.actions import account_create
 from accounts_app.models import Account, Role
+from cloudctl.celery import app
 from infra_app import actions
 from infra_app.models import Agent, Zone
+from tests.lab.waiting import poll
 from tests.unit.people import Person, joined, person
 
 
@@ -62,3 +71,53 @@ def zone(db: None) -> Zone:
 def agent(zone: Zone) -> Agent:
     """A host's agent that has joined and not yet said hello."""
     return joined(zone, "host1")
+
+
+# --- the broker ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def redis_socket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("redis")
+    socket = folder / "redis.sock"
+    options = ["--port", "0", "--unixsocket", str(socket), "--save", "", "--dir", str(folder)]
+    server = subprocess.Popen(["redis-server", *options], stdout=subprocess.DEVNULL)
+    try:
+        poll(lambda: _answers(socket), 20, "redis answers")
+        yield socket
+    finally:
+        server.kill()
+        server.wait()
+
+
+def _answers(socket: Path) -> bool:
+    try:
+        return Redis(unix_socket_path=str(socket)).ping() is True
+    except RedisConnectionError:
+        return False
+
+
+@pytest.fixture
+def use_broker(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+    """Let the project publish to the broker at a URL, as if it had been started with it."""
+
+    def use(url: str) -> None:
+        monkeypatch.setitem(app.conf, "broker_url", url)
+        _forget_connections()
+
+    yield use
+    _forget_connections()
+
+
+def _forget_connections() -> None:
+    pools.reset()
+    app.__dict__.pop("amqp", None)  # holds the pool of producers
+
+
+@pytest.fixture
+def broker(redis_socket: Path, use_broker: Callable[[str], None]) -> Iterator[Redis]:
+    """The broker that the project uses, empty."""
+    with Redis(unix_socket_path=str(redis_socket)) as client:
+        client.flushall()
+        use_broker(f"redis+socket://{redis_socket}")
+        yield client

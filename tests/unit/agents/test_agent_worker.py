@@ -3,6 +3,7 @@
 import signal
 import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,11 +11,12 @@ import redis
 
 from agents.main import EXIT_HELD, EXIT_REFUSED
 from agents.protocol.kinds import VolumeCreate
-from agents.protocol.messages import Hello, Ping, PoolInfo, Reports, command_queue
+from agents.protocol.messages import Acknowledge, Hello, Ping, PoolInfo, Reports, command_queue, control_queue
 from agents.protocol.sealing import seal
 from agents.protocol.states import AGENT_FINAL
 from tests.lab.broker import Broker
 from tests.lab.waiting import poll
+from tests.unit import garbage
 from tests.unit.agents.conftest import REAL, SECONDS, Host, effects
 
 
@@ -430,6 +432,20 @@ def test_work_ends_while_the_broker_is_down_and_is_told_when_it_is_back(
         redis_server.supervisor.release("redis")
         redis_server.wait_answering()
     server.wait(envelope, "COMPLETED")
+
+
+@pytest.mark.parametrize("queue", [command_queue, control_queue])
+def test_what_nobody_can_read_is_skipped_and_it_goes_on(doomed: Host, pool: Path, queue: Callable[[str], str]) -> None:
+    running, server = doomed.agent, doomed.server
+    unreadable = garbage.unreadable("agents.volume.create")
+    unfit = [*garbage.misfits("agents.volume.create").values(), *garbage.misfits("agents.newer").values()]
+    with redis.Redis.from_url(server.broker_url) as client:
+        client.lpush(queue(server.agent_id), *unreadable.values(), *unfit)
+    server.wait(server.send(server.envelope(pool)), "COMPLETED")
+    server.control("acknowledge", Acknowledge(epoch=1, floor=1))
+    poll(lambda: running.events("message.skipped")[len(unreadable) - 1 :], SECONDS, "all are skipped")
+    assert running.process.poll() is None
+    assert garbage.SECRET not in running.log
 
 
 def test_it_starts_without_a_broker_and_stops_when_asked(fresh: Host, redis_server: Broker) -> None:

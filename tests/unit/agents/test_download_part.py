@@ -10,8 +10,9 @@ import pytest
 
 from agents.common.checksums import parse_checksum
 from agents.common.errors import CommandError
+from agents.common.pools import pool_errors
 from agents.downloads import part as part_module
-from agents.downloads.part import MIB, Part, pool_errors
+from agents.downloads.part import MIB, Part
 
 LIMIT = 1 << 40
 

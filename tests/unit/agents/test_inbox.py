@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from agents.inbox import Verdict, judge
+from agents.inbox import Reception, judge
 from agents.protocol.kinds import KINDS
 from agents.protocol.messages import Acknowledge, Cancel, Configuration, Envelope, Probe, Welcome
 from agents.protocol.states import AgentState
@@ -15,7 +15,7 @@ from tests.lab.waiting import poll
 from tests.unit.agents.parts import SECONDS, Parts
 
 S = AgentState
-V = Verdict
+R = Reception
 
 
 @pytest.fixture
@@ -67,59 +67,59 @@ def reported(parts: Parts, command_id: str) -> list[tuple[str, int]]:
 
 
 @pytest.mark.parametrize(
-    ("state", "attempt", "verdict"),
+    ("state", "attempt", "reception"),
     [
-        (None, 1, V.TAKE),
-        *((state, 2, V.REPEAT) for state in S),
-        *((state, 1, V.REPEAT) for state in S),
-        (S.QUEUED, 3, V.REPEAT),
-        (S.STARTED, 3, V.REPEAT),
-        (S.PROCESSING, 3, V.REPEAT),
-        (S.COMPLETED, 3, V.REPEAT),
-        (S.FAILED, 3, V.TAKE),
-        (S.CANCELLED, 3, V.TAKE),
-        (S.INTERRUPTED, 3, V.TAKE),
+        (None, 1, R.TAKE),
+        *((state, 2, R.REPEAT) for state in S),
+        *((state, 1, R.REPEAT) for state in S),
+        (S.QUEUED, 3, R.REPEAT),
+        (S.STARTED, 3, R.REPEAT),
+        (S.PROCESSING, 3, R.REPEAT),
+        (S.COMPLETED, 3, R.REPEAT),
+        (S.FAILED, 3, R.TAKE),
+        (S.CANCELLED, 3, R.TAKE),
+        (S.INTERRUPTED, 3, R.TAKE),
     ],
 )
 def test_an_attempt_is_taken_once_and_only_when_the_state_allows_another(
-    parts: Parts, state: AgentState | None, attempt: int, verdict: Verdict
+    parts: Parts, state: AgentState | None, attempt: int, reception: Reception
 ) -> None:
     envelope = parts.envelope(attempt=2)
     if state is not None:
         parts.put(state, command_id=envelope.command_id, attempt=2)
     coming = envelope.model_copy(update={"attempt": attempt})
-    assert judge(coming, parts.journal, 1, lambda _: False) == verdict
+    assert judge(coming, parts.journal, 1, lambda _: False) == reception
 
 
 @pytest.mark.parametrize(
-    ("epoch", "known", "verdict"),
-    [(6, True, V.TOO_OLD), (6, False, V.TOO_OLD), (5, False, V.TAKE), (4, False, V.STALE), (4, True, V.REPEAT)],
+    ("epoch", "known", "reception"),
+    [(6, True, R.TOO_OLD), (6, False, R.TOO_OLD), (5, False, R.TAKE), (4, False, R.STALE), (4, True, R.REPEAT)],
 )
-def test_epochs(parts: Parts, epoch: int, known: bool, verdict: Verdict) -> None:
+def test_epochs(parts: Parts, epoch: int, known: bool, reception: Reception) -> None:
     envelope = parts.envelope(epoch=epoch)
     if known:
         parts.put(S.STARTED, command_id=envelope.command_id)
-    assert judge(envelope, parts.journal, 5, lambda _: False) == verdict
+    assert judge(envelope, parts.journal, 5, lambda _: False) == reception
 
 
 def test_a_higher_attempt_for_an_earlier_start_is_stale(parts: Parts) -> None:
     record = parts.put(S.INTERRUPTED)
     coming = record.envelope.model_copy(update={"attempt": 2, "epoch": 4})
-    assert judge(coming, parts.journal, 5, lambda _: False) == V.STALE
+    assert judge(coming, parts.journal, 5, lambda _: False) == R.STALE
 
 
 def test_a_command_that_is_being_put_back_takes_no_other_attempt_yet(parts: Parts) -> None:
     record = parts.put(S.INTERRUPTED)
     coming = record.envelope.model_copy(update={"attempt": 2})
-    assert judge(coming, parts.journal, 1, lambda _: True) == V.REPEAT
+    assert judge(coming, parts.journal, 1, lambda _: True) == R.REPEAT
 
 
 def test_at_or_below_the_floor_the_unknown_is_a_late_duplicate_and_the_known_goes_on(parts: Parts) -> None:
     known = parts.put(S.INTERRUPTED, seq=4).envelope
     parts.journal.raise_floor(5)
-    assert judge(parts.envelope(seq=5), parts.journal, 1, lambda _: False) == V.DROP
-    assert judge(parts.envelope(seq=6), parts.journal, 1, lambda _: False) == V.TAKE
-    assert judge(known.model_copy(update={"attempt": 2}), parts.journal, 1, lambda _: False) == V.TAKE
+    assert judge(parts.envelope(seq=5), parts.journal, 1, lambda _: False) == R.DROP
+    assert judge(parts.envelope(seq=6), parts.journal, 1, lambda _: False) == R.TAKE
+    assert judge(known.model_copy(update={"attempt": 2}), parts.journal, 1, lambda _: False) == R.TAKE
 
 
 # --- commands ------------------------------------------------------------------------------------------------------

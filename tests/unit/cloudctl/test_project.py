@@ -16,7 +16,8 @@ from kombu.exceptions import OperationalError
 from rest_framework.test import APIClient
 
 from accounts_app.models import User
-from cloudctl.celery import app, transport_options
+from agents.common.broker import transport_options
+from cloudctl.celery import app
 from cloudctl.urls import router
 from core_app.pagination import KeysetPagination
 from infra_app import actions

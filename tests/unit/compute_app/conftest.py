@@ -1,11 +1,10 @@
 """Every test here has a fleet at hand."""
 
 from tests.unit.templates_app.fixtures import (  # noqa: F401  (fixtures are found by being here)
-    broker,
     fleet,
     host,
     no_hidden_trouble,
     pool,
-    redis_socket,
+    published,
     template,
 )

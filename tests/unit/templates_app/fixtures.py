@@ -1,50 +1,21 @@
 """Fixtures of the tests that have a fleet."""
 
 import logging
-import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from kombu import pools
 from redis import Redis
 
 from accounts_app.models import Account
-from cloudctl.celery import app
 from infra_app.models import Agent, StoragePool, Zone
 from templates_app.models import Template
-from tests.lab.waiting import poll
 from tests.unit.templates_app.fleet import Fleet
 
 
-@pytest.fixture(scope="session")
-def redis_socket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    folder = tmp_path_factory.mktemp("redis")
-    socket = folder / "redis.sock"
-    options = ["--port", "0", "--unixsocket", str(socket), "--save", "", "--dir", str(folder)]
-    server = subprocess.Popen(["redis-server", *options], stdout=subprocess.DEVNULL)
-    try:
-        poll(socket.exists, 20, "redis listens")
-        yield socket
-    finally:
-        server.kill()
-        server.wait()
-
-
 @pytest.fixture(autouse=True)
-def broker(redis_socket: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Redis]:
-    """The real broker that the project publishes to, empty."""
-    monkeypatch.setitem(app.conf, "broker_url", f"redis+socket://{redis_socket}")
-    _forget_connections()
-    with Redis(unix_socket_path=str(redis_socket)) as client:
-        client.flushall()
-        yield client
-    _forget_connections()
-
-
-def _forget_connections() -> None:
-    pools.reset()
-    app.__dict__.pop("amqp", None)  # holds the pool of producers
+def published(broker: Redis) -> Redis:
+    """Whatever is published here goes to a real broker."""
+    return broker
 
 
 @pytest.fixture(autouse=True)

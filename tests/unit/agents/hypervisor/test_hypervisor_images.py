@@ -11,14 +11,7 @@ import pytest
 
 from agents.common.errors import CommandError
 from agents.hypervisor import images
-from agents.hypervisor.images import (
-    check_removable,
-    image_path,
-    pool_errors,
-    remove_image,
-    temporary_files,
-    temporary_name,
-)
+from agents.hypervisor.images import check_removable, image_path, remove_image, temporary_files, temporary_name
 from tests.lab.waiting import poll
 
 ROOT = Path(__file__).parents[4]
@@ -151,13 +144,6 @@ def test_only_the_temporary_files_of_that_name_are_found(tmp_path: Path) -> None
         (tmp_path / name).touch()
     assert temporary_files(tmp_path, "a.qcow2") == [tmp_path / name for name in names]
     assert temporary_files(tmp_path, "a.qcow2", "c2") == []
-
-
-@pytest.mark.parametrize(("error", "code"), [(28, "pool_full"), (122, "pool_full"), (5, "pool_unavailable")])
-def test_the_file_systems_refusals_are_named(error: int, code: str) -> None:
-    with pytest.raises(CommandError) as caught, pool_errors(Path("/pool")):
-        raise OSError(error, os.strerror(error))
-    assert caught.value.problem.code == code
 
 
 REMOVERS = {
