@@ -10,7 +10,7 @@ class ComputeConfig(AppConfig):
     def ready(self) -> None:
         from accounts_app import limits
         from accounts_app.models import Resource
-        from compute_app import accounting, rules, sights, workflows
+        from compute_app import accounting, rules, sights, sweep, workflows
         from compute_app.models import VM, Volume
         from operations_app import registry
 
@@ -22,7 +22,11 @@ class ComputeConfig(AppConfig):
         registry.register_verdict("volume.remove", rules.judge_volume_remove)
         registry.register_verdict("vm.start", rules.judge_vm_start)
         registry.register_verdict("vm.stop", rules.judge_vm_stop)
+        registry.register_verdict("vm.reboot", rules.judge_vm_reboot)
+        registry.register_verdict("vm.resume", rules.judge_vm_resume)
+        registry.register_verdict("vm.console", rules.judge_vm_console)
         limits.count_by(Resource.VMS, accounting.count_vms)
         limits.count_by(Resource.VOLUMES, accounting.count_volumes)
         limits.count_by(Resource.PRIMARY_STORAGE_BYTES, accounting.count_bytes)
         registry.ping_consumers.append(sights.take_ping)
+        registry.sweeps.append(sweep.expunge_destroyed)

@@ -16,7 +16,8 @@ class VM(models.Model):
     """A virtual machine.
 
     States: ``creating`` → ``running`` | ``stopped`` | ``error``; ``stopped`` → ``starting`` → ``running`` →
-    ``stopping`` → ``stopped``; any → ``destroying`` → ``destroyed`` (its volumes kept) → ``destroying`` → ``expunged``.
+    ``stopping`` → ``stopped``; any → ``destroying`` → ``destroyed`` (its volumes kept) → ``stopped`` (recovered), or
+    ``destroying`` → ``expunged``.
     ``host`` is set while it may run there; ``last_host`` remembers.
     """
 
@@ -38,7 +39,7 @@ class VM(models.Model):
 
     machine: ClassVar[StateMachine] = StateMachine(
         {
-            State.STOPPED: {State.CREATING, State.STARTING, State.STOPPING, State.RUNNING},
+            State.STOPPED: {State.CREATING, State.STARTING, State.STOPPING, State.RUNNING, State.DESTROYED},
             State.STARTING: {State.STOPPED},
             State.RUNNING: {State.CREATING, State.STARTING, State.STOPPING},
             State.STOPPING: {State.RUNNING},
@@ -68,6 +69,8 @@ class VM(models.Model):
     was known, so they say nothing against it."""
     error = models.JSONField(null=True, default=None, editable=False)
     created_at = models.DateTimeField(default=timezone.now, editable=False)
+    destroyed_at = models.DateTimeField(null=True, default=None, editable=False)
+    """Since when it waits to be recovered or expunged."""
 
     class Meta:
         verbose_name = "vm"

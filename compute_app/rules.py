@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
-from agents.protocol.kinds import RemoveEvidence, VmEvidence, VolumeCreateEvidence
+from agents.protocol.kinds import Data, RemoveEvidence, VmEvidence, VmRebootEvidence, VolumeCreateEvidence
 from operations_app.rules import Judgement, Verdict
 
 # --- where a VM goes -----------------------------------------------------------------------------------------------
@@ -129,6 +129,33 @@ def judge_vm_stop(_payload: Mapping[str, Any], evidence: VmEvidence) -> Verdict:
     if evidence.power_state in ("running", "paused"):
         return Verdict(Judgement.REDO, f"the domain is {evidence.power_state}")
     return Verdict(Judgement.RETRY, evidence.reason or "libvirt does not say")
+
+
+def judge_vm_reboot(_payload: Mapping[str, Any], evidence: VmRebootEvidence) -> Verdict:
+    """Noted as rebooted → done; running or paused without a note → again; off → there is nothing to reboot."""
+    if evidence.rebooted:
+        return Verdict(Judgement.DONE, "its reboot was noted", {"forced": evidence.forced})
+    if evidence.power_state in ("running", "paused"):
+        return Verdict(Judgement.REDO, "nothing says that it was rebooted")
+    if evidence.power_state == "off":
+        return Verdict(Judgement.UNDONE, "the domain does not run")
+    return Verdict(Judgement.RETRY, evidence.reason or "libvirt does not say")
+
+
+def judge_vm_resume(_payload: Mapping[str, Any], evidence: VmEvidence) -> Verdict:
+    """Running → done; paused → again; off → there is nothing to resume."""
+    if evidence.power_state == "running":
+        return Verdict(Judgement.DONE, "the domain is running", {"power_state": "running"})
+    if evidence.power_state == "paused":
+        return Verdict(Judgement.REDO, "the domain is paused")
+    if evidence.power_state == "off":
+        return Verdict(Judgement.UNDONE, "the domain does not run")
+    return Verdict(Judgement.RETRY, evidence.reason or "libvirt does not say")
+
+
+def judge_vm_console(_payload: Mapping[str, Any], _evidence: Data) -> Verdict:
+    """Reading changes nothing, so it is simply done again."""
+    return Verdict(Judgement.REDO, "the reading was interrupted and changes nothing")
 
 
 # --- what a look at libvirt means ----------------------------------------------------------------------------------

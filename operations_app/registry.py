@@ -29,6 +29,8 @@ _workflows: dict[str, Workflow] = {}
 _verdicts: dict[str, VerdictRule] = {}
 _lockable: dict[str, type[models.Model]] = {}
 ping_consumers: list[PingConsumer] = []
+sweeps: list[Callable[[], None]] = []
+"""What later rooms compare in each round of the sweep. Harmless when run twice at once."""
 
 
 def register_workflow(workflow: Workflow) -> None:

@@ -12,7 +12,7 @@ from agents.protocol.states import COMMAND_OPEN
 from core_app import settings_rows
 from core_app.clock import database_now
 from infra_app import actions as infra
-from operations_app import actions, dispatch, reconciliation
+from operations_app import actions, dispatch, reconciliation, registry
 from operations_app.models import ControlPulse, Operation, Waiter
 from operations_app.rules import OPERATION_FINAL, OperationState
 from operations_app.workflow import advance, retry_round, rounds_of_step
@@ -40,7 +40,7 @@ def watch() -> None:
 
 def sweep() -> None:
     """Each reconcile interval: everything that a lost message, a dead worker or a restart may have left standing."""
-    for part in (_end_overdue, dispatch.publish_waiting, _settle_waiters, _reconcile, _go_on):
+    for part in (_end_overdue, dispatch.publish_waiting, _settle_waiters, _reconcile, _go_on, *registry.sweeps):
         try:
             part()
         except Exception:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from agents.common.crash import crash_point
 from agents.common.errors import CommandError
@@ -29,13 +29,17 @@ class VmStopHandler:
             power = guest.power() if guest else None
             if guest is None or power is None or power.state == "off":
                 return VmStopAnswer(was_running=bool(context.notes.get("was_running")))
-            if payload.mode == "graceful" and power.state == "paused":
-                raise _cannot_be_asked(f"it is {power.reason or 'paused'}")
+            mode = payload.mode
+            if mode == "graceful" and power.state == "paused":
+                if not payload.then_force:
+                    raise _cannot_be_asked(f"it is {power.reason or 'paused'}")
+                mode = "force"
             context.commit("vm_stop.before_request", was_running=True)
             deadline = time.monotonic() + payload.timeout_seconds
-            _request(guest, payload)
+            _request(guest, mode)
             crash_point("vm_stop.after_request")
-            self._wait_off(context, payload, deadline)
+            if not self._is_off_by(context, payload, deadline):
+                self._not_in_time(guest, payload)
             return VmStopAnswer(was_running=True)
 
     def cancel(self, context: Context, payload: VmStop) -> None:
@@ -45,27 +49,35 @@ class VmStopHandler:
         """Is it off?"""
         return vm_evidence(self._hypervisor, payload.vm_id, hoped_for="off")
 
-    def _wait_off(self, context: Context, payload: VmStop, deadline: float) -> None:
+    def _is_off_by(self, context: Context, payload: VmStop, deadline: float) -> bool:
         while Guest.find(self._hypervisor, payload.vm_id) is not None:
             context.check()
             if time.monotonic() > deadline:
-                raise CommandError(
-                    "guest_did_not_stop",
-                    f"The guest did not shut down within {payload.timeout_seconds} s.",
-                    "The VM still runs; the guest may yet shut down.",
-                    "Stop it by force, or from inside the guest.",
-                )
+                return False
             time.sleep(POLL_SECONDS)
+        return True
+
+    @staticmethod
+    def _not_in_time(guest: Guest, payload: VmStop) -> None:
+        if payload.then_force:
+            _request(guest, "force")
+            return
+        raise CommandError(
+            "guest_did_not_stop",
+            f"The guest did not shut down within {payload.timeout_seconds} s.",
+            "The VM still runs; the guest may yet shut down.",
+            "Stop it by force, or from inside the guest.",
+        )
 
 
-def _request(guest: Guest, payload: VmStop) -> None:
+def _request(guest: Guest, mode: Literal["graceful", "force"]) -> None:
     try:
-        if payload.mode == "force":
+        if mode == "force":
             guest.force_off()
         else:
             guest.ask_shutdown()
     except HypervisorRefused as error:
-        if payload.mode == "graceful":
+        if mode == "graceful":
             raise _cannot_be_asked(str(error)) from error
         raise CommandError(
             "vm_not_stopped",

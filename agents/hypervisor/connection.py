@@ -27,6 +27,7 @@ class Change(Enum):
 
     STARTED = auto()
     STOPPED = auto()
+    REBOOTED = auto()
     OTHER = auto()
     AGENT_CONNECTED = auto()
     AGENT_DISCONNECTED = auto()
@@ -126,12 +127,18 @@ class Hypervisor:
         lifecycle, agent = libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, libvirt.VIR_DOMAIN_EVENT_ID_AGENT_LIFECYCLE
         connection.domainEventRegisterAny(None, lifecycle, self._told, _LIFECYCLE)
         connection.domainEventRegisterAny(None, agent, self._told, _AGENT)
+        connection.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_REBOOT, self._told_of_reboot, None)
         return connection
 
     def _told(
         self, _connection: object, domain: LibvirtDomain, number: int, _detail: int, names: dict[int, Change]
     ) -> None:
-        event = DomainEvent(domain.UUIDString(), names.get(number, Change.OTHER))
+        self._tell(DomainEvent(domain.UUIDString(), names.get(number, Change.OTHER)))
+
+    def _told_of_reboot(self, _connection: object, domain: LibvirtDomain, _opaque: object) -> None:
+        self._tell(DomainEvent(domain.UUIDString(), Change.REBOOTED))
+
+    def _tell(self, event: DomainEvent) -> None:
         for listener in self._listeners:
             listener(event)
 

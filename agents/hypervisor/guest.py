@@ -116,6 +116,22 @@ class Guest:
         with _unless_gone(), translated():
             self._domain.shutdownFlags(flags)
 
+    def ask_reboot(self) -> None:
+        """Ask the guest to reboot: its agent, or by the power button where no agent answers."""
+        flags = libvirt.VIR_DOMAIN_REBOOT_GUEST_AGENT | libvirt.VIR_DOMAIN_REBOOT_ACPI_POWER_BTN
+        with translated():
+            self._domain.reboot(flags)
+
+    def reset(self) -> None:
+        """Press the reset button; when this returns the guest boots anew."""
+        with translated():
+            self._domain.reset()
+
+    def resume(self) -> None:
+        """Let a paused guest go on."""
+        with translated():
+            self._domain.resume()
+
     def force_off(self) -> None:
         """Take the power away. QEMU is asked to end, and killed after some seconds; when this returns it is gone."""
         with _unless_gone(), translated():

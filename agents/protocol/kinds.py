@@ -212,16 +212,69 @@ class VmEvidence(Data):
 
 
 class VmStop(Data):
-    """Stop a domain: ``graceful`` asks the guest and fails after the timeout, ``force`` takes the power away."""
+    """Stop a domain: ``graceful`` asks the guest, ``force`` takes the power away.
+
+    A guest that was asked and still runs after the timeout has its power taken away if ``then_force``, else it runs on.
+    """
 
     vm_id: str
     mode: Literal["graceful", "force"]
     timeout_seconds: int = 60
+    then_force: bool = False
 
 
 class VmStopAnswer(Data):
     power_state: Literal["off"] = "off"
     was_running: bool
+
+
+class VmReboot(Data):
+    """Let a running guest boot anew: ``graceful`` asks it, ``force`` resets its machine.
+
+    A guest that was asked and did not reboot within the timeout is reset if ``then_force``, else it runs on.
+    """
+
+    vm_id: str
+    mode: Literal["graceful", "force"]
+    timeout_seconds: int = 60
+    then_force: bool = False
+
+
+class VmRebootAnswer(Data):
+    forced: bool
+    """Its machine was reset; else the guest did it itself."""
+
+
+class VmRebootEvidence(VmEvidence):
+    rebooted: bool = False
+    """The journal says that it was seen to reboot, or was reset."""
+    forced: bool = False
+
+
+class VmResume(Data):
+    """Let a paused guest go on, such as one whose storage had no room."""
+
+    vm_id: str
+
+
+class VmResumeAnswer(Data):
+    power_state: Literal["running"] = "running"
+
+
+class VmConsole(Data):
+    """Read the last lines of a VM's serial console."""
+
+    vm_id: str
+    console_name: str
+    """As in :class:`VmStart`."""
+    lines: int = 100
+
+
+class VmConsoleAnswer(Data):
+    text: str
+    """The last lines, the oldest first. Nothing in it is a control character but line ends and tabs."""
+    truncated: bool
+    """There are older lines than these."""
 
 
 # --- the table -----------------------------------------------------------------------------------------------------
@@ -292,5 +345,8 @@ KINDS: Mapping[str, Kind] = {
         ),
         Kind("vm.start", VmStart, VmStartAnswer, VmEvidence, WorkClass.SHORT, 300, "the start of the domain"),
         Kind("vm.stop", VmStop, VmStopAnswer, VmEvidence, WorkClass.SHORT, 300, "the request to libvirt"),
+        Kind("vm.reboot", VmReboot, VmRebootAnswer, VmRebootEvidence, WorkClass.SHORT, 300, "the request to libvirt"),
+        Kind("vm.resume", VmResume, VmResumeAnswer, VmEvidence, WorkClass.SHORT, 60, "the request to libvirt"),
+        Kind("vm.console", VmConsole, VmConsoleAnswer, Data, WorkClass.SHORT, 60, "none: it changes nothing"),
     )
 }

@@ -8,6 +8,9 @@ from typing import Protocol, cast
 from agents.handlers.template_check import TemplateCheckHandler
 from agents.handlers.template_download import TemplateDownloadHandler
 from agents.handlers.template_remove import TemplateRemoveHandler
+from agents.handlers.vm_console import VmConsoleHandler
+from agents.handlers.vm_reboot import VmRebootHandler
+from agents.handlers.vm_resume import VmResumeHandler
 from agents.handlers.vm_start import VmStartHandler
 from agents.handlers.vm_stop import VmStopHandler
 from agents.handlers.volume_create import VolumeCreateHandler
@@ -43,6 +46,9 @@ class HostRole:
                 "volume.remove": VolumeRemoveHandler(),
                 "vm.start": VmStartHandler(self._hypervisor, self._console_folder),
                 "vm.stop": VmStopHandler(self._hypervisor),
+                "vm.reboot": VmRebootHandler(self._hypervisor),
+                "vm.resume": VmResumeHandler(self._hypervisor),
+                "vm.console": VmConsoleHandler(self._console_folder),
             },
             host_facts=lambda: host_facts(self._hypervisor),
             vm_facts=self._vm_facts,

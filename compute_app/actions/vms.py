@@ -1,7 +1,8 @@
-"""What may be asked for: to deploy, start, stop and destroy VMs. Each action is one transaction."""
+"""What may be asked for: to deploy VMs and all that is done to them as a whole. Each action is one transaction."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from django.db import transaction
 
@@ -147,13 +148,48 @@ def vm_start(vm: VM, user: User | None = None) -> Operation:
         return submit("vm.start", vm, exclusive=resources(vm), data={"host": str(host_id)}, user=user)
 
 
-def vm_stop(vm: VM, *, force: bool, user: User | None = None) -> Operation:
-    """Stop a running VM: ask the guest, or take its power away. Raises WrongState, Busy."""
+def vm_stop(vm: VM, *, force: bool, then_force_after: int | None = None, user: User | None = None) -> Operation:
+    """Stop a running VM: ask the guest, or take its power away; ``then_force_after``: seconds between the two.
+
+    Without it a guest that was asked and does not stop runs on. Raises WrongState, Busy.
+    """
     with transaction.atomic():
         vm = locked(vm, "stopped", VM.State.RUNNING)
         transition(vm, VM.State.STOPPING, event="vm.stopping")
-        data = {"host": str(vm.host_id), "force": force}
+        data = {"host": str(vm.host_id), "force": force, "then_force_after": then_force_after}
         return submit("vm.stop", vm, exclusive=resources(vm), data=data, user=user)
+
+
+def vm_reboot(vm: VM, *, force: bool, then_force_after: int | None = None, user: User | None = None) -> Operation:
+    """Reboot a running VM: ask the guest, or reset its machine; ``then_force_after`` as in :func:`vm_stop`."""
+    with transaction.atomic():
+        vm = locked(vm, "rebooted", VM.State.RUNNING)
+        data = {"host": str(vm.host_id), "force": force, "then_force_after": then_force_after}
+        return submit("vm.reboot", vm, exclusive=resources(vm), data=data, user=user)
+
+
+def vm_resume(vm: VM, user: User | None = None) -> Operation:
+    """Let a VM go on that is paused where it runs, such as one whose pool was full. Raises WrongState, Busy."""
+    with transaction.atomic():
+        vm = locked(vm, "resumed", VM.State.RUNNING)
+        return submit("vm.resume", vm, exclusive=resources(vm), data={"host": str(vm.host_id)}, user=user)
+
+
+def vm_console(vm: VM, *, lines: int, user: User | None = None) -> Operation:
+    """Read the last lines of a VM's serial console, also while something else is done to it, and when it is off.
+
+    Raises WrongState: no host has it, or the host is not up.
+    """
+    with transaction.atomic():
+        hosts = Agent.objects.filter(pk__in=[pk for pk in (vm.host_id or vm.last_host_id,) if pk])
+        host = hosts.filter(state=Agent.State.UP).first()
+        if host is None or vm.state == VM.State.EXPUNGED:
+            raise WrongState(
+                f"{vm} is expunged." if vm.state == VM.State.EXPUNGED else f"The host where {vm} last ran is not up.",
+                "Its console cannot be read.",
+                "Bring the host up; only there its console is kept.",
+            )
+        return submit("vm.console", vm, data={"host": str(host.pk), "lines": lines}, user=user)
 
 
 def vm_destroy(vm: VM, *, expunge: bool, user: User | None = None) -> Operation:
@@ -165,6 +201,37 @@ def vm_destroy(vm: VM, *, expunge: bool, user: User | None = None) -> Operation:
     with transaction.atomic():
         vm = locked(vm, "destroyed", *destroyable, *([VM.State.DESTROYED] if expunge else []))
         expunge = expunge or not vm.volumes.exclude(state=Volume.State.REMOVED).exists()
-        transition(vm, VM.State.DESTROYING, event="vm.destroying")
-        data = {"host": str(vm.host_id) if vm.host_id else None, "expunge": expunge}
-        return submit("vm.destroy", vm, exclusive=resources(vm), data=data, user=user)
+        return _destroy(vm, expunge=expunge, user=user)
+
+
+def _destroy(vm: VM, *, expunge: bool, user: User | None) -> Operation:
+    transition(vm, VM.State.DESTROYING, event="vm.destroying")
+    data = {"host": str(vm.host_id) if vm.host_id else None, "expunge": expunge}
+    return submit("vm.destroy", vm, exclusive=resources(vm), data=data, user=user)
+
+
+def vm_recover(vm: VM) -> VM:
+    """Take back a destruction: the VM is stopped, with all its volumes. Raises WrongState."""
+    with transaction.atomic():
+        vm = locked(vm, "recovered", VM.State.DESTROYED)
+        if not vm.volumes.filter(device_index=0, state=Volume.State.READY).exists():
+            raise WrongState(
+                f"{vm} has no root disk: its deployment had failed.",
+                "It cannot be recovered.",
+                "Expunge it, and deploy another.",
+            )
+        transition(vm, VM.State.STOPPED, event="vm.recovered", sets={"destroyed_at": None})
+    return vm
+
+
+def vm_expunge_overdue(vm: VM, destroyed_before: datetime) -> Operation | None:
+    """Expunge a VM that was destroyed before that moment, by itself: nobody asks for it.
+
+    None where it is not due any more (recovered meanwhile), or where nothing is to be deleted by itself.
+    """
+    with transaction.atomic():
+        vm = locked(vm, "expunged", VM.State.DESTROYED)
+        suspended = Zone.objects.filter(pk=vm.zone_id, deletions_suspended=True).exists()
+        if suspended or vm.destroyed_at is None or vm.destroyed_at >= destroyed_before:
+            return None
+        return _destroy(vm, expunge=True, user=None)

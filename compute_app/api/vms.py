@@ -50,6 +50,7 @@ class VMSerializer(serializers.ModelSerializer[VM]):
             "volumes",
             "error",
             "created_at",
+            "destroyed_at",
         ]
         read_only_fields: ClassVar = fields
 
@@ -86,8 +87,17 @@ class NewVMSerializer(StrictSerializer):
         return {name: value for name, value in fields.items() if name not in NOT_THERE_YET}
 
 
-class StopSerializer(StrictSerializer):
-    force = serializers.BooleanField(default=False, help_text="Take the power away instead of asking the guest")
+class ForceSerializer(StrictSerializer):
+    """How a guest is asked to stop or reboot."""
+
+    force = serializers.BooleanField(default=False, help_text="Take the power away, or reset, instead of asking")
+    timeout_seconds = serializers.IntegerField(
+        min_value=1, max_value=240, required=False, help_text="Ask, and use force when this has passed; left out: never"
+    )
+
+
+class ConsoleSerializer(StrictSerializer):
+    lines = serializers.IntegerField(min_value=1, max_value=1000, default=100)
 
 
 class VMViewSet(ReadViewSet):
@@ -128,11 +138,42 @@ class VMViewSet(ReadViewSet):
         """Start a stopped VM."""
         return Accepted(actions.vm_start(self.get_object(), user_of(request)))
 
-    @extend_schema(request=StopSerializer, responses={202: OperationSerializer})
+    @extend_schema(request=ForceSerializer, responses={202: OperationSerializer})
     @action(detail=True, methods=["post"])
     def stop(self, request: Request, pk: str) -> Response:
         """Stop a running VM."""
-        given = StopSerializer(data=request.data)
+        return Accepted(actions.vm_stop(self.get_object(), **_force(request), user=user_of(request)))
+
+    @extend_schema(request=ForceSerializer, responses={202: OperationSerializer})
+    @action(detail=True, methods=["post"])
+    def reboot(self, request: Request, pk: str) -> Response:
+        """Reboot a running VM. It is over when the guest begins to boot."""
+        return Accepted(actions.vm_reboot(self.get_object(), **_force(request), user=user_of(request)))
+
+    @extend_schema(request=None, responses={202: OperationSerializer})
+    @action(detail=True, methods=["post"])
+    def resume(self, request: Request, pk: str) -> Response:
+        """Let a VM go on that was paused, for an I/O error of its storage for instance."""
+        return Accepted(actions.vm_resume(self.get_object(), user_of(request)))
+
+    @extend_schema(request=ConsoleSerializer, responses={202: OperationSerializer})
+    @action(detail=True, methods=["post"])
+    def console(self, request: Request, pk: str) -> Response:
+        """Read the last lines of its serial console: the operation's result has ``text`` and ``truncated``."""
+        given = ConsoleSerializer(data=request.data)
         given.is_valid(raise_exception=True)
-        force = given.validated_data["force"]
-        return Accepted(actions.vm_stop(self.get_object(), force=force, user=user_of(request)))
+        lines = given.validated_data["lines"]
+        return Accepted(actions.vm_console(self.get_object(), lines=lines, user=user_of(request)))
+
+    @extend_schema(request=None, responses=VMSerializer)
+    @action(detail=True, methods=["post"])
+    def recover(self, request: Request, pk: str) -> Response:
+        """Take back a destruction without expunge: the VM is stopped, with its volumes."""
+        return Response(self.get_serializer(actions.vm_recover(self.get_object())).data)
+
+
+def _force(request: Request) -> dict[str, Any]:
+    given = ForceSerializer(data=request.data)
+    given.is_valid(raise_exception=True)
+    fields = given.validated_data
+    return {"force": fields["force"], "then_force_after": fields.get("timeout_seconds")}

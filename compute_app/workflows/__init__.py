@@ -1,6 +1,14 @@
 """What the operations of this room do, step by step."""
 
-from compute_app.workflows.vms import DeployVM, DestroyVM, StartVM, StopVM
+from compute_app.workflows.vms import DeployVM, DestroyVM, ReadVMConsole, RebootVM, ResumeVM, StartVM, StopVM
 from operations_app.workflow import Workflow
 
-WORKFLOWS: tuple[type[Workflow], ...] = (DeployVM, StartVM, StopVM, DestroyVM)
+WORKFLOWS: tuple[type[Workflow], ...] = (
+    DeployVM,
+    StartVM,
+    StopVM,
+    RebootVM,
+    ResumeVM,
+    ReadVMConsole,
+    DestroyVM,
+)

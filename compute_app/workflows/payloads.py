@@ -4,7 +4,17 @@ from typing import Any, Literal
 
 from django.db.models import QuerySet
 
-from agents.protocol.kinds import Disk, ImageFile, VmStart, VmStop, VolumeCreate, VolumeRemove
+from agents.protocol.kinds import (
+    Disk,
+    ImageFile,
+    VmConsole,
+    VmReboot,
+    VmResume,
+    VmStart,
+    VmStop,
+    VolumeCreate,
+    VolumeRemove,
+)
 from compute_app.models import VM, Volume, VolumeFile
 from core_app import settings_rows
 from operations_app.models import Operation
@@ -26,9 +36,34 @@ def volume_lane(volume: Volume) -> str:
     return f"volume:{volume.pk}"
 
 
-def stop(vm: VM, host_id: Any, mode: Literal["graceful", "force"]) -> CommandSpec:
-    payload = VmStop(vm_id=str(vm.pk), mode=mode, timeout_seconds=GRACEFUL_SECONDS)
+def stop(vm: VM, host_id: Any, mode: Literal["graceful", "force"], then_force_after: int | None = None) -> CommandSpec:
+    """``then_force_after``: seconds after which a guest that was asked has its power taken away; None: never."""
+    payload = VmStop(vm_id=str(vm.pk), mode=mode, **_patience(then_force_after))
     return CommandSpec("vm.stop", host_id, vm_lane(vm), payload)
+
+
+def reboot(vm: VM, host_id: Any, mode: Literal["graceful", "force"], then_force_after: int | None) -> CommandSpec:
+    """As :func:`stop`."""
+    payload = VmReboot(vm_id=str(vm.pk), mode=mode, **_patience(then_force_after))
+    return CommandSpec("vm.reboot", host_id, vm_lane(vm), payload)
+
+
+def _patience(then_force_after: int | None) -> dict[str, Any]:
+    return {"timeout_seconds": then_force_after or GRACEFUL_SECONDS, "then_force": then_force_after is not None}
+
+
+def resume(vm: VM, host_id: Any) -> CommandSpec:
+    return CommandSpec("vm.resume", host_id, vm_lane(vm), VmResume(vm_id=str(vm.pk)))
+
+
+def console(vm: VM, host_id: Any, lines: int) -> CommandSpec:
+    """In a lane of its own: who reads is never behind what is done to the VM."""
+    payload = VmConsole(vm_id=str(vm.pk), console_name=_console_name(vm), lines=lines)
+    return CommandSpec("vm.console", host_id, f"console:{vm.pk}", payload)
+
+
+def _console_name(vm: VM) -> str:
+    return f"vm-{vm.pk}.log"
 
 
 def creation(volume: Volume) -> VolumeCreate:
@@ -60,7 +95,7 @@ def domain(vm: VM) -> VmStart:
         cpus=vm.cpus,
         memory_bytes=vm.memory_bytes,
         disks=tuple(Disk(volume_id=str(volume.pk), target=volume.device, chain=chain_of(volume)) for volume in volumes),
-        console_name=f"vm-{vm.pk}.log",
+        console_name=_console_name(vm),
         accelerator=settings_rows.get("host.accelerator"),
     )
 

@@ -4,11 +4,26 @@ from collections.abc import Sequence
 from typing import Any, Literal
 from uuid import UUID
 
+from django.utils import timezone
+
 from accounts_app import limits
 from agents.protocol.states import CommandState
 from compute_app import accounting, placing
 from compute_app.models import VM, Volume
-from compute_app.workflows.payloads import creation, domain, removal, stop, vm_lane, vm_of, volume_lane, volumes_on_disk
+from compute_app.workflows.payloads import (
+    console,
+    creation,
+    domain,
+    reboot,
+    removal,
+    resume,
+    stop,
+    vm_lane,
+    vm_of,
+    volume_lane,
+    volumes_on_disk,
+)
+from core_app import events
 from core_app.transitions import transition
 from operations_app.models import Command, Operation
 from operations_app.rules import OperationState
@@ -97,8 +112,47 @@ class StopDomain(Step):
     name = "stop"
 
     def send(self, operation: Operation) -> Sequence[CommandSpec]:
-        mode: Literal["graceful", "force"] = "force" if operation.data["force"] else "graceful"
-        return [stop(vm_of(operation), operation.data["host"], mode)]
+        return [
+            stop(vm_of(operation), operation.data["host"], _mode(operation), operation.data.get("then_force_after"))
+        ]
+
+
+class RebootGuest(Step):
+    """Ask the guest to boot anew, or reset its machine."""
+
+    name = "reboot"
+
+    def send(self, operation: Operation) -> Sequence[CommandSpec]:
+        then_force_after = operation.data["then_force_after"]
+        return [reboot(vm_of(operation), operation.data["host"], _mode(operation), then_force_after)]
+
+    def done(self, operation: Operation, command: Command) -> None:
+        operation.result = {"forced": (command.answer or {}).get("forced")}
+
+
+class ResumeGuest(Step):
+    """Let a paused guest go on."""
+
+    name = "resume"
+
+    def send(self, operation: Operation) -> Sequence[CommandSpec]:
+        return [resume(vm_of(operation), operation.data["host"])]
+
+
+class ReadConsole(Step):
+    """Read the last lines on the host where the VM runs, or ran last."""
+
+    name = "read the console"
+
+    def send(self, operation: Operation) -> Sequence[CommandSpec]:
+        return [console(vm_of(operation), operation.data["host"], operation.data["lines"])]
+
+    def done(self, operation: Operation, command: Command) -> None:
+        operation.result = command.answer
+
+
+def _mode(operation: Operation) -> Literal["graceful", "force"]:
+    return "force" if operation.data["force"] else "graceful"
 
 
 class PowerOff(Step):
@@ -173,6 +227,31 @@ class StopVM(Workflow):
         _settle_power(operation, running=operation.state != OperationState.SUCCEEDED)
 
 
+class RebootVM(Workflow):
+    kind = "vm.reboot"
+    steps = (RebootGuest(),)
+
+    def ended(self, operation: Operation) -> None:
+        if operation.state == OperationState.SUCCEEDED:
+            _still_runs(operation, "vm.rebooted")
+
+
+class ResumeVM(Workflow):
+    kind = "vm.resume"
+    steps = (ResumeGuest(),)
+
+    def ended(self, operation: Operation) -> None:
+        if operation.state == OperationState.SUCCEEDED:
+            _still_runs(operation, "vm.resumed")
+
+
+class ReadVMConsole(Workflow):
+    """It holds nothing: a console is read whatever else is done to the VM."""
+
+    kind = "vm.console"
+    steps = (ReadConsole(),)
+
+
 class DestroyVM(Workflow):
     """It has only one end: both steps go forward until they are done."""
 
@@ -182,10 +261,15 @@ class DestroyVM(Workflow):
     def ended(self, operation: Operation) -> None:
         to = VM.State.EXPUNGED if operation.data["expunge"] else VM.State.DESTROYED
         vm = vm_of(operation)
-        if transition(vm, to, event=f"vm.{to}", sets=_OFF | _looks(operation)) and to == VM.State.EXPUNGED:
+        sets = _OFF | _looks(operation)
+        if to == VM.State.DESTROYED:
+            sets["destroyed_at"] = timezone.now()
+        if transition(vm, to, event=f"vm.{to}", sets=sets) and to == VM.State.EXPUNGED:
             limits.give_back(vm.account, accounting.of_vm())
 
 
+_TOUCHING = ("vm.start", "vm.stop", "vm.reboot", "vm.resume")
+"""Kinds of commands that change what a look at libvirt shows."""
 _OFF: dict[str, Any] = {"host": None, "power_state": "off", "guest_agent": VM.GuestAgent.UNKNOWN}
 _ON: dict[str, Any] = {"power_state": "running", "guest_agent": VM.GuestAgent.UNKNOWN}
 
@@ -196,9 +280,16 @@ def _settle_power(operation: Operation, *, running: bool) -> None:
     transition(vm_of(operation), state, event=f"vm.{state}", sets=sets)
 
 
+def _still_runs(operation: Operation, event: str) -> None:
+    """It was rebooted or resumed: it runs as before, and what its agent said before says nothing of now."""
+    vm = vm_of(operation)
+    VM.objects.filter(pk=vm.pk, state=VM.State.RUNNING).update(**_ON | _looks(operation) | {"power_reason": ""})
+    events.record(event, vm)
+
+
 def _looks(operation: Operation) -> dict[str, int]:
     """Looks at libvirt that began before the operation's last word on the domain say nothing about what it made."""
-    last = operation.commands.filter(kind__in=("vm.start", "vm.stop")).select_related("agent").order_by("-seq").first()
+    last = operation.commands.filter(kind__in=_TOUCHING).select_related("agent").order_by("-seq").first()
     if last is None or last.sent_at is None:
         return {}
     return {"facts_epoch": last.agent.epoch, "facts_number": last.facts_begun}

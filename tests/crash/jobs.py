@@ -139,6 +139,63 @@ class Stop(Job):
         self.cloud.booted(self.scene.resident)
 
 
+class Reboot(Job):
+    name, kind, midway = "reboot", "vm.reboot", "vm_reboot.after_request"
+    evidence_seconds = 1.0
+
+    def prepare(self) -> None:
+        if self.scene.now(self.scene.resident)["state"] == "stopped":
+            self.cloud.settled(self.cloud.start(self.scene.resident))
+        self.cloud.booted(self.scene.resident)
+
+    def ask(self) -> Row:
+        return self.cloud.reboot(self.scene.resident, force=True)
+
+    def check(self, operation: Row) -> None:
+        assert operation["result"] == {"forced": True}
+        self.cloud.booted(self.scene.resident)
+
+    def check_undone(self, operation: Row) -> None:
+        super().check_undone(operation)
+        self.cloud.booted(self.scene.resident)
+
+
+class Resume(Job):
+    name, kind, midway = "resume", "vm.resume", "vm_resume.before_request"
+
+    def prepare(self) -> None:
+        if self.scene.now(self.scene.resident)["state"] == "stopped":
+            self.cloud.settled(self.cloud.start(self.scene.resident))
+        self.cloud.booted(self.scene.resident)
+        self.scene.pause(self.scene.resident)
+        self.cloud.client.wait_vm(self.scene.resident["id"], 10, power_state="paused")
+
+    def ask(self) -> Row:
+        return self.cloud.resume(self.scene.resident)
+
+    def check(self, operation: Row) -> None:
+        assert self.scene.now(self.scene.resident)["power_state"] == "running"
+        self.cloud.booted(self.scene.resident)
+
+    def check_undone(self, operation: Row) -> None:
+        super().check_undone(operation)
+        self.cloud.settled(self.cloud.resume(self.scene.resident))
+
+
+class Console(Job):
+    name, kind, midway = "console", "vm.console", "vm_console.before_read"
+
+    def prepare(self) -> None:
+        if self.scene.now(self.scene.resident)["last_host"] is None:
+            self.cloud.settled(self.cloud.start(self.scene.resident))
+
+    def ask(self) -> Row:
+        return self.cloud.console(self.scene.resident)
+
+    def check(self, operation: Row) -> None:
+        assert set(operation["result"]) == {"text", "truncated"}
+
+
 class Destroy(Job):
     name, kind, midway = "destroy", "volume.remove", "volume_remove.before_removal"
 
@@ -182,6 +239,8 @@ class Discard(Job):
         assert not [path for path in Path(self.scene.pool["path"]).iterdir() if self.template["id"] in path.name]
 
 
-JOBS: Mapping[str, type[Job]] = {job.name: job for job in (Download, VolumeCreate, Start, Stop, Destroy, Discard)}
-KINDS = ("download", "volume create", "start", "stop", "destroy")
+JOBS: Mapping[str, type[Job]] = {
+    job.name: job for job in (Download, VolumeCreate, Start, Stop, Reboot, Resume, Console, Destroy, Discard)
+}
+KINDS = ("download", "volume create", "start", "stop", "reboot", "resume", "console", "destroy")
 """Those that a user asks for; once a kind means once for each of them."""

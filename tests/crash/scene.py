@@ -5,6 +5,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import libvirt
+
 from tests.lab.checks import assert_consistent
 from tests.lab.lab import Host, Lab
 from tests.lab.waiting import poll
@@ -49,6 +51,14 @@ class Scene:
     def now(self, vm: Row) -> Row:
         row: Row = self.cloud.client.get(f"vms/{vm['id']}/")
         return row
+
+    def pause(self, vm: Row) -> None:
+        """As a person at the host would: nobody here is asked."""
+        connection = libvirt.open(self.host.hypervisor.uri)
+        try:
+            connection.lookupByUUIDString(vm["id"]).suspend()
+        finally:
+            connection.close()
 
     # --- the agent ---------------------------------------------------------------------------------------------
 

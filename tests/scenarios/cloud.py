@@ -80,8 +80,20 @@ class Cloud:
         operation: Row = self.client.post(f"vms/{vm['id']}/start/")
         return operation
 
-    def stop(self, vm: Row, *, force: bool) -> Row:
-        operation: Row = self.client.post(f"vms/{vm['id']}/stop/", {"force": force})
+    def stop(self, vm: Row, *, force: bool, **fields: Any) -> Row:
+        operation: Row = self.client.post(f"vms/{vm['id']}/stop/", {"force": force, **fields})
+        return operation
+
+    def reboot(self, vm: Row, *, force: bool, **fields: Any) -> Row:
+        operation: Row = self.client.post(f"vms/{vm['id']}/reboot/", {"force": force, **fields})
+        return operation
+
+    def resume(self, vm: Row) -> Row:
+        operation: Row = self.client.post(f"vms/{vm['id']}/resume/")
+        return operation
+
+    def console(self, vm: Row, **fields: Any) -> Row:
+        operation: Row = self.client.post(f"vms/{vm['id']}/console/", fields)
         return operation
 
     def destroy(self, vm: Row, *, expunge: bool = True) -> Row:

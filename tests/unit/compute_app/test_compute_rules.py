@@ -15,6 +15,7 @@ from agents.protocol.kinds import (
     TemplateDownloadAnswer,
     TemplateDownloadEvidence,
     VmEvidence,
+    VmRebootEvidence,
     VolumeCreateAnswer,
     VolumeCreateEvidence,
 )
@@ -142,9 +143,16 @@ def every_evidence() -> list[tuple[str, Data, Judgement]]:
         rows.append((kind, RemoveEvidence(left=left), redo if left else done))
     started = {"running": done, "paused": done, "off": redo, "unknown": retry}
     stopped = {"running": redo, "paused": redo, "off": done, "unknown": retry}
+    rebooted = {"running": redo, "paused": redo, "off": undone, "unknown": retry}
+    resumed = {"running": done, "paused": redo, "off": undone, "unknown": retry}
+    rows.append(("vm.console", Data(), redo))
     for power, reason in itertools.product(POWER, ("", "I/O error")):
         evidence_of_vm = VmEvidence(power_state=power, reason=reason)
         rows += [("vm.start", evidence_of_vm, started[power]), ("vm.stop", evidence_of_vm, stopped[power])]
+        rows.append(("vm.resume", evidence_of_vm, resumed[power]))
+        for noted in (False, True):
+            seen = VmRebootEvidence(power_state=power, reason=reason, rebooted=noted)
+            rows.append(("vm.reboot", seen, done if noted else rebooted[power]))
     return rows
 
 
@@ -163,9 +171,11 @@ def test_every_kind_is_judged_and_every_power_state_was_shown() -> None:
     assert {kind for kind, _, _ in every_evidence()} == set(KINDS)
 
 
-@pytest.mark.parametrize("rule", [rules.judge_vm_start, rules.judge_vm_stop])
+@pytest.mark.parametrize(
+    "rule", [rules.judge_vm_start, rules.judge_vm_stop, rules.judge_vm_reboot, rules.judge_vm_resume]
+)
 def test_what_libvirt_does_not_say_touches_nothing(rule: Any) -> None:
-    verdict = rule({}, VmEvidence(power_state="unknown", reason="the daemon is gone"))
+    verdict = rule({}, VmRebootEvidence(power_state="unknown", reason="the daemon is gone"))
     assert verdict == Verdict(Judgement.RETRY, "the daemon is gone")
 
 

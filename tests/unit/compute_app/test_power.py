@@ -3,16 +3,26 @@
 from typing import Any
 
 import pytest
+from django.utils import timezone
 
-from compute_app.actions import vm_destroy, vm_start, vm_stop
+from compute_app.actions import (
+    vm_console,
+    vm_destroy,
+    vm_expunge_overdue,
+    vm_reboot,
+    vm_recover,
+    vm_resume,
+    vm_start,
+    vm_stop,
+)
 from compute_app.models import VM, Volume
-from core_app.errors import NoRoom, WrongState
+from core_app.errors import Busy, NoRoom, WrongState
 from infra_app.models import Agent, PoolReach, StoragePool
 from operations_app.models import Operation
 from operations_app.workflow import may_cancel
 from templates_app.models import Template
 from tests.unit.compute_app.cloud import deploy, deployed, existing, nothing_held, shown, volume_states
-from tests.unit.templates_app.fleet import GIB, Fleet, alarms, error_of, in_transaction, state_of
+from tests.unit.templates_app.fleet import GIB, Fleet, alarms, error_of, in_transaction, setting, state_of
 
 
 @pytest.fixture
@@ -199,6 +209,132 @@ class TestDestroy:
         assert shown(running)[0] == "expunged"
 
 
+class TestReboot:
+    @pytest.mark.parametrize("force", [True, False])
+    def test_it_runs_on_and_its_agent_is_heard_anew(self, fleet: Fleet, running: VM, force: bool) -> None:
+        VM.objects.update(guest_agent="answering")
+        operation = in_transaction(vm_reboot, running, force=force)
+        assert shown(running) == ("running", "running", "host1")
+        command = fleet.the_open(operation)
+        assert (command.kind, command.payload["mode"]) == ("vm.reboot", "force" if force else "graceful")
+        fleet.says(command, "COMPLETED")
+        assert shown(running) == ("running", "running", "host1")
+        assert (running.guest_agent, state_of(operation), operation.result) == (
+            "unknown", "succeeded", {"forced": force},
+        )  # fmt: skip
+        assert nothing_held()
+
+    def test_a_guest_that_does_not_reboot_runs_on(self, fleet: Fleet, running: VM) -> None:
+        operation = in_transaction(vm_reboot, running, force=False)
+        fleet.fails(fleet.the_open(operation), "guest_did_not_reboot", elsewhere=False)
+        assert (shown(running)[0], state_of(operation), error_of(running)) == ("running", "failed", {})
+
+    def test_nothing_else_happens_to_it_meanwhile(self, running: VM) -> None:
+        operation = in_transaction(vm_reboot, running, force=True)
+        with pytest.raises(Busy) as refusal:
+            stop(running)
+        assert refusal.value.operation == str(operation.pk)
+
+
+@pytest.mark.parametrize(("seconds", "expected"), [(None, (60, False)), (5, (5, True))])
+@pytest.mark.parametrize("deed", [vm_stop, vm_reboot])
+def test_force_follows_only_where_it_was_asked_for(
+    fleet: Fleet, running: VM, deed: Any, seconds: int | None, expected: tuple[int, bool]
+) -> None:
+    payload = fleet.the_open(in_transaction(deed, running, force=False, then_force_after=seconds)).payload
+    assert (payload["mode"], payload["timeout_seconds"], payload["then_force"]) == ("graceful", *expected)
+
+
+class TestResume:
+    def test_a_paused_one_runs(self, fleet: Fleet, running: VM) -> None:
+        VM.objects.update(power_state="paused", power_reason="I/O error")
+        fleet.works(in_transaction(vm_resume, running))
+        assert (shown(running), running.power_reason) == (("running", "running", "host1"), "")
+
+    def test_one_whose_pool_is_still_full_stays_paused(self, fleet: Fleet, running: VM) -> None:
+        VM.objects.update(power_state="paused", power_reason="I/O error")
+        operation = in_transaction(vm_resume, running)
+        fleet.fails(fleet.the_open(operation), "vm_paused_again", elsewhere=False)
+        assert (shown(running), state_of(operation)) == (("running", "paused", "host1"), "failed")
+
+
+class TestConsole:
+    def test_it_is_read_where_the_vm_runs_whatever_else_is_done_to_it(self, fleet: Fleet, running: VM) -> None:
+        stop(running)
+        operation = in_transaction(vm_console, running, lines=5)
+        command = fleet.the_open(operation)
+        assert (command.kind, command.agent.name, command.payload["lines"]) == ("vm.console", "host1", 5)
+        assert command.payload["console_name"] == f"vm-{running.pk}.log"
+        fleet.says(command, "COMPLETED")
+        operation.refresh_from_db()
+        assert (operation.state, operation.result) == ("succeeded", {"text": "login: \n", "truncated": False})
+        assert shown(running)[0] == "stopping"
+
+    def test_of_a_stopped_one_where_it_ran_last(self, fleet: Fleet, stopped: VM) -> None:
+        assert fleet.the_open(in_transaction(vm_console, stopped, lines=5)).agent.pk == stopped.last_host_id
+
+    def test_where_nobody_can_read_it_it_is_refused(self, fleet: Fleet, stopped: VM, host: Agent) -> None:
+        fleet.goes_away(host)
+        with pytest.raises(WrongState, match="is not up"):
+            in_transaction(vm_console, stopped, lines=5)
+        VM.objects.update(last_host=None)
+        stopped.refresh_from_db()
+        with pytest.raises(WrongState, match="is not up"):
+            in_transaction(vm_console, stopped, lines=5)
+
+
+class TestRecoverAndExpunge:
+    def test_a_recovered_one_is_stopped_with_all_its_volumes(self, fleet: Fleet, running: VM) -> None:
+        fleet.works(destroy(running))
+        assert running.destroyed_at is None
+        running.refresh_from_db()
+        assert running.destroyed_at is not None
+        recovered = in_transaction(vm_recover, running)
+        assert (recovered.state, recovered.destroyed_at) == ("stopped", None)
+        assert volume_states(running) == ["ready"] * 2
+        fleet.works(start(running))
+        assert shown(running)[0] == "running"
+
+    def test_one_without_a_root_disk_cannot_be_recovered(self, fleet: Fleet, stopped: VM) -> None:
+        destroy(stopped)
+        Volume.objects.filter(device_index=0).update(state="removed")
+        with pytest.raises(WrongState, match="no root disk"):
+            in_transaction(vm_recover, stopped)
+
+    def test_it_is_expunged_by_itself_when_its_time_has_come(self, fleet: Fleet, stopped: VM) -> None:
+        destroy(stopped)
+        fleet.sweeps()
+        assert shown(stopped)[0] == "destroyed"
+        setting("expunge.delay", 0)
+        fleet.sweeps()
+        fleet.sweeps()
+        operation = Operation.objects.get(kind="vm.destroy", state="pending")
+        assert operation.requested_by is None
+        fleet.works(operation)
+        assert shown(stopped)[0] == "expunged"
+
+    def test_never_where_deletions_are_suspended(self, fleet: Fleet, stopped: VM) -> None:
+        destroy(stopped)
+        setting("expunge.delay", 0)
+        stopped.refresh_from_db()
+        fleet.zone.deletions_suspended = True
+        fleet.zone.save()
+        fleet.sweeps()
+        assert in_transaction(vm_expunge_overdue, stopped, timezone.now()) is None
+        assert shown(stopped)[0] == "destroyed"
+
+    def test_one_that_was_recovered_and_destroyed_again_waits_anew(self, fleet: Fleet, stopped: VM) -> None:
+        destroy(stopped)
+        stopped.refresh_from_db()
+        limit = timezone.now()
+        in_transaction(vm_recover, stopped)
+        with pytest.raises(WrongState, match="is stopped"):
+            in_transaction(vm_expunge_overdue, stopped, limit)
+        destroy(stopped)
+        assert in_transaction(vm_expunge_overdue, stopped, limit) is None
+        assert (shown(stopped)[0], volume_states(stopped)) == ("destroyed", ["ready"] * 2)
+
+
 class TestAHostThatIsGone:
     def test_a_running_vms_end_waits_for_it(self, fleet: Fleet, running: VM, host: Agent, pool: StoragePool) -> None:
         fleet.pings(fleet.host("other"), pools=[fleet.room(pool)])
@@ -252,6 +388,9 @@ class TestAHostThatIsGone:
 STATES_AND_DEEDS: list[tuple[str, Any, set[str]]] = [
     ("start", start, {"stopped"}),
     ("stop", stop, {"running"}),
+    ("reboot", lambda vm: in_transaction(vm_reboot, vm, force=True), {"running"}),
+    ("resume", lambda vm: in_transaction(vm_resume, vm), {"running"}),
+    ("recover", lambda vm: in_transaction(vm_recover, vm), {"destroyed"}),
     ("destroy", destroy, {"stopped", "running", "error"}),
     ("expunge", lambda vm: destroy(vm, expunge=True), {"stopped", "running", "error", "destroyed"}),
 ]

@@ -17,8 +17,9 @@ from tests.unit.templates_app.fleet import GIB, Fleet, admin_browser, committed,
 VMS = "/api/v1/vms/"
 FIELDS = {
     "id", "name", "account", "zone", "template", "cpus", "memory_bytes", "state", "host", "last_host", "power_state",
-    "power_reason", "guest_agent", "volumes", "error", "created_at",
+    "power_reason", "guest_agent", "volumes", "error", "created_at", "destroyed_at",
 }  # fmt: skip
+DEEDS = ("start", "stop", "reboot", "resume", "console", "recover")
 VOLUME_FIELDS = {
     "id", "name", "account", "vm", "pool", "path", "size_bytes", "chain_length", "state", "format", "created_at",
 }  # fmt: skip
@@ -150,6 +151,19 @@ class TestPower:
         expunged = alice.get(path).json()
         assert (expunged["state"], expunged["volumes"]) == ("expunged", [])
 
+    def test_reboot_console_resume_and_recover(self, fleet: Fleet, alice: Person, vm: VM) -> None:
+        path = f"{VMS}{vm.pk}/"
+        for deed, body in (("reboot", {"timeout_seconds": 5}), ("resume", {}), ("console", {"lines": 3})):
+            answer = post(alice, f"{path}{deed}/", body)
+            assert answer.status_code == 202, answer.content
+            fleet.works(Operation.objects.get(pk=answer.json()["id"]))
+        assert alice.get(answer["Location"]).json()["result"] == {"text": "login: \n", "truncated": False}
+        assert post(alice, f"{path}recover/").status_code == 409
+        fleet.works(Operation.objects.get(pk=delete(alice, path).json()["id"]))
+        assert alice.get(path).json()["destroyed_at"]
+        recovered = post(alice, f"{path}recover/")
+        assert (recovered.status_code, recovered.json()["state"]) == (200, "stopped")
+
     def test_by_force(self, fleet: Fleet, alice: Person, vm: VM) -> None:
         answer = post(alice, f"{VMS}{vm.pk}/stop/", {"force": True})
         assert fleet.the_open(Operation.objects.get(pk=answer.json()["id"])).payload["mode"] == "force"
@@ -168,6 +182,8 @@ class TestPower:
         for query in ("expunge=maybe", "expnge=true", "dry=1"):
             assert delete(alice, f"{VMS}{vm.pk}/?{query}").status_code == 400
         assert post(alice, f"{VMS}{vm.pk}/stop/", {"force": "maybe"}).status_code == 400
+        assert post(alice, f"{VMS}{vm.pk}/reboot/", {"timeout_seconds": 241}).status_code == 400
+        assert post(alice, f"{VMS}{vm.pk}/console/", {"lines": 0}).status_code == 400
         assert shown(vm)[0] == "running"
 
 
@@ -181,9 +197,9 @@ class TestWhoSeesWhat:
         for path in (VMS, "/api/v1/volumes/"):
             assert charlie.get(path).json()["results"] == []
             assert charlie.get(f"{path}?account={vm.account_id}").json()["results"] == []
-        answers = [post(charlie, f"{VMS}{vm.pk}/{deed}/") for deed in ("start", "stop")]
+        answers = [post(charlie, f"{VMS}{vm.pk}/{deed}/") for deed in DEEDS]
         answers.append(delete(charlie, f"{VMS}{vm.pk}/?expunge=true"))
-        assert [answer.status_code for answer in answers] == [404] * 3
+        assert [answer.status_code for answer in answers] == [404] * (len(DEEDS) + 1)
         assert shown(vm)[0] == "running"
 
     def test_anothers_template_and_account_are_as_if_they_did_not_exist(

@@ -44,21 +44,22 @@ def problem(code: str = "source_unreachable", *, elsewhere: bool = True, cause: 
 def _answer(command: Command) -> dict[str, Any]:
     """What an agent says when it has done the command."""
     said = command.payload
-    match command.kind:
-        case "template.check":
-            return {"size_bytes": TEMPLATE_BYTES, "virtual_size_bytes": GIB, "resumable": True}
-        case "template.download":
-            path = f"{said['pool_path']}/{said['file_name']}"
-            return {"path": path, "size_bytes": TEMPLATE_BYTES, "virtual_size_bytes": GIB, "sha256": SHA256}
-        case "volume.create":
-            path, size = f"{said['pool_path']}/{said['file_name']}", said["virtual_size_bytes"]
-            return {"path": path, "virtual_size_bytes": size, "allocated_bytes": 0}
-        case "vm.start":
-            return {"power_state": "running", "accelerator": "tcg"}
-        case "vm.stop":
-            return {"power_state": "off", "was_running": True}
-        case _:
-            return {"removed": []}
+    path = f"{said.get('pool_path')}/{said.get('file_name')}"
+    answers: dict[str, dict[str, Any]] = {
+        "template.check": {"size_bytes": TEMPLATE_BYTES, "virtual_size_bytes": GIB, "resumable": True},
+        "template.download": {
+            "path": path, "size_bytes": TEMPLATE_BYTES, "virtual_size_bytes": GIB, "sha256": SHA256,
+        },
+        "volume.create": {
+            "path": path, "virtual_size_bytes": said.get("virtual_size_bytes"), "allocated_bytes": 0,
+        },
+        "vm.start": {"power_state": "running", "accelerator": "tcg"},
+        "vm.stop": {"power_state": "off", "was_running": True},
+        "vm.reboot": {"forced": said.get("mode") == "force"},
+        "vm.resume": {"power_state": "running"},
+        "vm.console": {"text": "login: \n", "truncated": False},
+    }  # fmt: skip
+    return answers.get(command.kind, {"removed": []})
 
 
 class Fleet:
