@@ -136,6 +136,7 @@ class TokenViewSet(ReadViewSet):
     """Tokens; a user makes and deletes the own ones."""
 
     queryset = Token.objects.select_related("user")
+    answers_with_secrets = True
     serializer_class = TokenSerializer
     filterset_fields: ClassVar = ["user"]
     ordering = "-created"

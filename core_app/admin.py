@@ -4,7 +4,7 @@ from django.contrib import admin
 from django.db import models
 from django.http import HttpRequest
 
-from core_app.models import Event, Setting
+from core_app.models import Event, IdempotencyKey, Setting
 
 
 class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # not generic when it runs
@@ -32,3 +32,9 @@ class EventAdmin(ReadOnlyAdmin):
 @admin.register(Setting)
 class SettingAdmin(ReadOnlyAdmin):
     list_display = ("name", "value")
+
+
+@admin.register(IdempotencyKey)
+class IdempotencyKeyAdmin(ReadOnlyAdmin):
+    list_display = ("created_at", "path", "key", "status")
+    exclude = ("body",)

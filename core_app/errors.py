@@ -17,6 +17,7 @@ class CloudctlError(Exception):
     status = 500
     title = "Internal error"
     default_code = "internal_error"
+    retry_after_seconds: int | None = None
 
     def __init__(  # noqa: PLR0913, PLR0917  (the parts of every problem report, in the order they are read)
         self,
@@ -74,6 +75,23 @@ class Busy(CloudctlError):  # noqa: N818
     status = 409
     title = "Busy"
     default_code = "busy"
+
+
+class InProgress(CloudctlError):  # noqa: N818
+    """Send the same request again in ``retry_after_seconds``."""
+
+    status = 409
+    title = "In progress"
+    default_code = "in_progress"
+    retry_after_seconds = 1
+
+
+class KeyReused(CloudctlError):  # noqa: N818
+    """Make a new key for each new request."""
+
+    status = 422
+    title = "Key reused"
+    default_code = "idempotency_key_reused"
 
 
 class LimitExceeded(CloudctlError):  # noqa: N818

@@ -55,3 +55,24 @@ class Setting(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+
+class IdempotencyKey(models.Model):
+    """The first answer to a POST that carried a key; written with what it tells of, see ``core_app.idempotency``."""
+
+    scope = models.UUIDField(help_text="The account, or the user, whose requests share keys")
+    path = models.CharField(max_length=255)
+    key = models.CharField(max_length=255)
+    digest = models.CharField(max_length=64, help_text="SHA-256 of what was asked for")
+    status = models.PositiveSmallIntegerField()
+    headers = models.JSONField(default=dict)
+    body = models.TextField(help_text="Encrypted with the server's key")
+    created_at = models.DateTimeField(default=timezone.now, db_index=True)
+
+    class Meta:
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["scope", "path", "key"], name="idempotency_key_once"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.key} at {self.path}"

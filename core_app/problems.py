@@ -81,7 +81,7 @@ def problem_of(error: CloudctlError) -> dict[str, Any]:
 def exception_handler(error: Exception, _context: Mapping[str, Any]) -> Response | None:
     """REST framework's hook. What it does not know goes on to Django, which logs it and calls :func:`server_error`."""
     if isinstance(error, CloudctlError):
-        return _response(problem_of(error))
+        return _response(problem_of(error), _headers(error))
     if isinstance(error, OperationalError):
         logger.error("database.unavailable", exc_info=error)
         return _response(problem(503, "The database did not answer in time."))
@@ -113,8 +113,10 @@ def fields_of(detail: Any, path: str = "") -> dict[str, list[str]]:
     return flat
 
 
-def _headers(error: exceptions.APIException) -> dict[str, str]:
+def _headers(error: exceptions.APIException | CloudctlError) -> dict[str, str]:
     headers = {}
+    if (seconds := getattr(error, "retry_after_seconds", None)) is not None:
+        headers["Retry-After"] = str(seconds)
     if challenge := getattr(error, "auth_header", None):
         headers["WWW-Authenticate"] = challenge
     if (wait := getattr(error, "wait", None)) is not None:

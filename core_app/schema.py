@@ -3,10 +3,21 @@
 from typing import Any, Literal
 
 from drf_spectacular.openapi import AutoSchema
+from drf_spectacular.utils import OpenApiParameter
+
+from core_app.idempotency import HEADER
+
+_IDEMPOTENCY_KEY = OpenApiParameter(
+    HEADER, str, OpenApiParameter.HEADER, description="A repeat with the same key gets the first answer, for 24 hours"
+)
 
 
 class ProblemAutoSchema(AutoSchema):
-    """Adds the problem details that any call may answer with instead."""
+    """Adds the problem details that any call may answer with instead, and the header that any POST takes."""
+
+    def get_override_parameters(self) -> Any:
+        parameters = super().get_override_parameters()
+        return [*parameters, _IDEMPOTENCY_KEY] if self.method == "POST" and self.get_auth() != [{}] else parameters
 
     def _get_response_bodies(self, direction: Literal["request", "response"] = "response") -> Any:
         from core_app.serializers import ProblemSerializer

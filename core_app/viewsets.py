@@ -1,12 +1,13 @@
 """What the views of all rooms have in common."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from typing import Any, ClassVar
 
 from rest_framework import mixins, viewsets
 from rest_framework.request import Request
 
-from core_app import pagination
+from core_app import idempotency, pagination
 from core_app.filters import FieldFilter, refuse_unknown
 
 
@@ -14,6 +15,7 @@ class RoomViewSet(viewsets.GenericViewSet[Any]):
     """Base of every view set: ids are UUIDs, unknown query parameters are refused.
 
     ``query_parameters`` names what an action takes beside a list's own: ``{"destroy": {"dry_run"}}``.
+    ``answers_with_secrets``: its answers are for the user who asked alone, not for others of the account.
     ``writable_by_users``: users may call the writing actions too, on what their account sees.
     ``operators_only``: nobody who sees but an account's objects may call any.
     """
@@ -24,6 +26,8 @@ class RoomViewSet(viewsets.GenericViewSet[Any]):
     query_parameters: ClassVar[Mapping[str, Collection[str]]] = {}
     writable_by_users = False
     operators_only = False
+    answers_with_secrets = False
+    post: Callable[..., Any]
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         super().initial(request, *args, **kwargs)
@@ -31,6 +35,14 @@ class RoomViewSet(viewsets.GenericViewSet[Any]):
         if self.action == "list" and self.pagination_class is not None:
             known |= {*pagination.PARAMETERS, *FieldFilter().names(self)}
         refuse_unknown(request, known)
+        if request.method == "POST" and idempotency.HEADER in request.headers and request.user.is_authenticated:
+            # REST framework looks for the method's handler when this is done.
+            scope = self._sharing_keys(request)
+            self.post = partial(idempotency.answer_once, self.post, self.handle_exception, scope)
+
+    def _sharing_keys(self, request: Request) -> str:
+        account_id = getattr(request.user, "account_id", None)
+        return str(request.user.pk if self.answers_with_secrets or account_id is None else account_id)
 
 
 class ReadViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, RoomViewSet):

@@ -159,6 +159,7 @@ class JoinTokenViewSet(ReadViewSet):
     """Rights to join. The secret is shown once, when a token is made."""
 
     queryset = JoinToken.objects.all()
+    answers_with_secrets = True
     serializer_class = JoinTokenSerializer
     filterset_fields: ClassVar = ["zone", "role"]
 

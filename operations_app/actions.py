@@ -16,7 +16,7 @@ from core_app.references import reference
 from core_app.transitions import transition
 from operations_app import dispatch, registry
 from operations_app.models import Command, Operation, Reservation
-from operations_app.reconciliation import ASKABLE, ask, may_ask
+from operations_app.reconciliation import ASKABLE, ask_after_commit, may_ask
 from operations_app.rules import OPERATION_FINAL, OperationState
 from operations_app.workflow import advance, is_done, locked, may_cancel, retry_round, stop_waiting
 
@@ -198,7 +198,8 @@ def reconcile_now(command_id: UUID) -> Command:
             "Bring it up: it is asked as soon as it says hello.",
             operation=command.operation_id,
         )
-    ask(command)
+    with transaction.atomic():
+        ask_after_commit(command)
     command.refresh_from_db()
     return command
 

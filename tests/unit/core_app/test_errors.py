@@ -28,7 +28,7 @@ def test_each_error_says_cause_consequence_and_remedy(kind: type[CloudctlError])
 
 
 def test_the_classes_have_codes_of_their_own() -> None:
-    assert len({kind.default_code for kind in all_classes()}) == len(all_classes()) == 9
+    assert len({kind.default_code for kind in all_classes()}) == len(all_classes()) == 11
 
 
 def test_a_code_may_be_narrower_than_its_class() -> None:
