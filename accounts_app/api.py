@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 
 from drf_spectacular.utils import extend_schema, extend_schema_field
 from rest_framework import mixins, serializers, status
+from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
@@ -120,6 +121,12 @@ class UserViewSet(mixins.CreateModelMixin, ReadViewSet):
     serializer_class = UserSerializer
     filterset_fields: ClassVar = ["account", "role"]
     ordering = "-date_joined"
+
+    @extend_schema(filters=False, responses=UserSerializer)
+    @action(detail=False, pagination_class=None, filter_backends=())
+    def me(self, request: Request) -> Response:
+        """Whose token this is."""
+        return Response(self.get_serializer(user_of(request)).data)
 
     def perform_create(self, serializer: serializers.BaseSerializer[Any]) -> None:
         given = serializer.validated_data

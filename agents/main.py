@@ -8,10 +8,10 @@ import shutil
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from agents.broker import Publisher, end_worker, make_app, run_worker
+from agents.common.version import own_version
 from agents.executor import Executor, Tools
 from agents.heartbeat import Facts, Reporter
 from agents.inbox import Inbox
@@ -117,7 +117,7 @@ class Agent:
             boot_id=boot_id(),
             host_uuid=self._identity.host_uuid,
             role=self._identity.role,
-            agent_version=_version(),
+            agent_version=own_version(),
             highest_seq=self._journal.highest_seq,
             facts=self._facts,
             entries=self._journal.entries(),
@@ -135,13 +135,6 @@ def _pool_fact(pool: PoolInfo) -> PoolFact:
     except OSError as error:
         return PoolFact(pool_id=pool.pool_id, reachable=False, reason=f"{pool.path}: {error.strerror}")
     return PoolFact(pool_id=pool.pool_id, reachable=True, capacity_bytes=room.total, available_bytes=room.free)
-
-
-def _version() -> str:
-    try:
-        return version("cloudctl")
-    except PackageNotFoundError:
-        return "unknown"
 
 
 MakeRole = Callable[[Identity, StateFolder], Role]

@@ -1,5 +1,1 @@
-"""The Django project: settings, urls and the Celery app, which is loaded with it so that tasks find it."""
-
-from cloudctl.celery import app as celery_app
-
-__all__ = ["celery_app"]
+"""The Django project: settings, urls and the Celery app; and the command line, which needs none of them."""

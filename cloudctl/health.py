@@ -7,6 +7,7 @@ from django.http import HttpRequest, JsonResponse
 from kombu.exceptions import KombuError
 
 from agents.common.broker import CONNECT_SECONDS
+from agents.common.version import own_version
 from cloudctl.celery import app
 
 
@@ -17,9 +18,8 @@ def livez(_request: HttpRequest) -> JsonResponse:
 def readyz(_request: HttpRequest) -> JsonResponse:
     """200, or 503 with a reason for each part that does not answer. No addresses: they may hold passwords."""
     reasons = {part: reason for part, check in CHECKS.items() if (reason := check())}
-    return JsonResponse(
-        {"status": "not ready" if reasons else "ready", "reasons": reasons}, status=503 if reasons else 200
-    )
+    state = {"status": "not ready" if reasons else "ready", "reasons": reasons, "version": own_version()}
+    return JsonResponse(state, status=503 if reasons else 200)
 
 
 def _database() -> str:
