@@ -158,13 +158,15 @@ def refused(status: int, problem: Any) -> RefusedError:
         str(parts.get("consequence") or "It is not known whether something was done."),
         str(parts.get("remedy") or "Check the address; it must be that of a cloudctl server."),
         ExitCode.FAILED,
-        tuple(_details(parts)),
+        tuple(_details(status, parts)),
     )
     error.status = status
     return error
 
 
-def _details(problem: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _details(status: int, problem: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    if status == requests.codes.unauthorized:
+        yield "the token", "It comes from --token-file, CLOUDCTL_TOKEN or ~/.config/cloudctl/config.toml."
     errors = problem.get("errors")
     for name, messages in errors.items() if isinstance(errors, dict) else ():
         yield str(name), " ".join(str(message) for message in messages)

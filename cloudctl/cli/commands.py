@@ -296,6 +296,7 @@ def watch(ids: tuple[str, ...], timeout: float | None, output: str) -> int:
     session = click.get_current_context().ensure_object(Session)
     if not ids:
         watch_open(session.client)
+        return ExitCode.SUCCEEDED
     wanted = [session.references.id_of(BY_NAME["operations"], key) for key in ids]
     rows = wait(session.client, wanted, timeout=timeout)
     if output == "json":

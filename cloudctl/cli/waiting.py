@@ -4,7 +4,7 @@ to leave changes nothing about it."""
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any, Protocol
 
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn
@@ -133,19 +133,18 @@ def wait(
     return [rows[key] for key in ids]
 
 
-def watch_open(client: Client, pause: float = LONGEST_PAUSE_SECONDS) -> None:
-    """Show every operation that is open, and the end of each, until it is interrupted."""
+def watch_open(client: Client) -> None:
+    """Show every operation that is open, and the end of each, until Ctrl-C."""
     known: dict[str, Row] = {}
     patience = _Patience()
-    with view() as shown:
+    with suppress(KeyboardInterrupt), view() as shown:
         while True:
-            for row in patience.open_rows(client):
-                known[row["id"]] = row
-                shown.show(row)
-            for key in [key for key, row in known.items() if row["state"] not in SETTLED]:
-                known[key] = patience.ask(client, key, known[key])
+            known |= {row["id"]: row for row in patience.open_rows(client)}
+            for key, row in known.items():
+                if row["state"] not in SETTLED:
+                    known[key] = patience.ask(client, key, row)
                 shown.show(known[key])
-            time.sleep(pause)
+            time.sleep(LONGEST_PAUSE_SECONDS)
 
 
 class _Patience:
