@@ -12,7 +12,7 @@ from click.shell_completion import CompletionItem
 
 from cloudctl.cli.client import PAGE_SIZE_LIMIT, Client
 from cloudctl.cli.errors import CliError, ExitCode
-from cloudctl.cli.output import clean, print_error, print_json, print_row, print_rows, say
+from cloudctl.cli.output import clean, print_error, print_json, print_lines, print_row, print_rows, say
 from cloudctl.cli.resources import BY_NAME
 from cloudctl.cli.session import Session
 from cloudctl.cli.table import Answer, Call, Field, Kind, Resource
@@ -203,13 +203,17 @@ class Run:
 
     def _follow(self, operation: Any) -> int:
         """Print the operation: as it was accepted, or with ``--wait`` as it ended."""
-        if not self.given["wait"]:
+        if not (self.given["wait"] or self.call.prints):
             self._print_row(operation, brief(operation))
             say(f"Accepted. Watch: cloudctl operations watch {operation['id']}")
             return ExitCode.SUCCEEDED
         timeout, attention = self.given["timeout"], self.call.attention_seconds
         (row,) = wait(self.session.client, [operation["id"]], timeout=timeout, attention_seconds=attention)
-        self._print_row(row, brief(row))
+        text = (row["result"] or {}).get(self.call.prints)
+        if text is not None and self.given["output"] == "table":
+            print_lines(text)
+        else:
+            self._print_row(row, brief(row))
         return report(row, self.call.wanted)
 
     def _print_rows(self, rows: list[Any]) -> None:

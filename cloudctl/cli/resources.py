@@ -26,6 +26,10 @@ ZONE, HOST, POOL = _to("zone", "zones"), _to("host", "hosts"), _to("pool", "stor
 ACCOUNT, TEMPLATE, VM = _to("account", "accounts"), _to("template", "templates"), _to("vm", "vms")
 NEW_IN_ZONE = replace(ZONE, required=True)
 
+FORCE = (
+    Field("force", Kind.FLAG, help="Do not ask the guest: take the power away, or reset"),
+    Field("timeout_seconds", Kind.SECONDS, option="force-after", help="Ask, and use force when this has passed"),
+)
 ROLES = ("admin", "operator", "read-only", "user")
 LIMITS = (
     *(Field(name, Kind.NUMBER, nullable=True) for name in ("templates", "volumes", "vms", "snapshots")),
@@ -246,11 +250,13 @@ RESOURCES = (
                 text="Deploy one from a template.",
             ),
             act("vms/", "start", "Start a stopped one."),
-            act(
-                "vms/",
-                "stop",
-                "Stop a running one.",
-                Field("force", Kind.FLAG, help="Take the power away instead of asking the guest"),
+            act("vms/", "stop", "Stop a running one.", *FORCE),
+            act("vms/", "reboot", "Reboot a running one; over when the guest begins to boot.", *FORCE),
+            act("vms/", "resume", "Let one go on that was paused, for an error of its storage for instance."),
+            act("vms/", "recover", "Take back a destruction without expunge.", answer=Answer.ROW),
+            replace(
+                act("vms/", "console", "Print the last lines of its serial console.", Field("lines", Kind.NUMBER)),
+                prints="text",
             ),
             delete(
                 "vms/",

@@ -54,11 +54,15 @@ class Field:
     members: tuple["Field", ...] = ()
     nullable: bool = False
     """``none`` on the command line is JSON's null."""
+    option: str = ""
+    """The option's word, where the API's name means something else on the command line."""
     help: str = ""
 
     @property
     def word_of_option(self) -> str:
         """The API's name without its unit, one of a plural: ``data_disks`` is ``data-disk``."""
+        if self.option:
+            return self.option
         name = self.name.removesuffix("_bytes").removesuffix("_seconds")
         if self.many or self.kind in _PLURALS:
             name = name.removesuffix("s")
@@ -96,6 +100,8 @@ class Call:
     """Whether a list takes ``ordering``."""
     wanted: str = "succeeded"
     """The state of the operation that is this call's success."""
+    prints: str = ""
+    """The member of the operation's result that people want: it is waited for, and printed as text."""
     attention_seconds: float = 0.0
     """How long ``needs_attention`` is no end yet, for calls on operations that are there already."""
 
@@ -145,6 +151,8 @@ def delete(path: str, *query: Field, answer: Answer = Answer.NOTHING, text: str 
     return Call("delete", "DELETE", f"{path}{{id}}/", text, answer, query=query)
 
 
-def act(path: str, name: str, text: str, *body: Field, answer: Answer = Answer.OPERATION) -> Call:
+def act(
+    path: str, name: str, text: str, *body: Field, answer: Answer = Answer.OPERATION, query: tuple[Field, ...] = ()
+) -> Call:
     """An action: POST to ``{id}/NAME/``."""
-    return Call(name, "POST", f"{path}{{id}}/{name}/", text, answer, body=body)
+    return Call(name, "POST", f"{path}{{id}}/{name}/", text, answer, body=body, query=query)
