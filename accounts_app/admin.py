@@ -3,7 +3,7 @@
 from django.contrib import admin
 from django.contrib.auth.admin import UserAdmin
 
-from accounts_app.models import Account, Limit, Token, User
+from accounts_app.models import Account, Limit, Token, UsageRecord, User
 from core_app.admin import ReadOnlyAdmin
 
 
@@ -34,3 +34,10 @@ class TokenAdmin(ReadOnlyAdmin):
     list_display = ("name", "user", "created", "expiry", "last_used_at")
     list_select_related = ("user",)
     exclude = ("digest",)
+
+
+@admin.register(UsageRecord)
+class UsageRecordAdmin(ReadOnlyAdmin):
+    list_display = ("kind", "target_name", "count", "size_bytes", "created_at", "ended_at")
+    list_filter = ("kind",)
+    search_fields = ("target_id", "target_name")

@@ -1,8 +1,10 @@
 """``accounts/``, ``users/`` and ``tokens/``."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, ClassVar
 
+import django_filters
+from django.db.models import Q, QuerySet
 from drf_spectacular.utils import extend_schema, extend_schema_field
 from rest_framework import mixins, serializers, status
 from rest_framework.decorators import action
@@ -10,9 +12,11 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from accounts_app import actions, limits
-from accounts_app.models import Account, Resource, Role, Token, User
+from accounts_app.models import Account, Resource, Role, Token, UsageRecord, User
 from accounts_app.tenancy import for_user, user_of
-from core_app.serializers import StrictSerializer
+from core_app.filters import FieldFilterSet
+from core_app.references import Reference
+from core_app.serializers import ReferenceSerializer, StrictSerializer
 from core_app.viewsets import ReadViewSet
 
 DAY_SECONDS = 86_400
@@ -64,11 +68,21 @@ class AccountChangeSerializer(StrictSerializer):
 class UserSerializer(serializers.ModelSerializer[User]):
     name = serializers.CharField(source="username", max_length=150)
     role = serializers.ChoiceField(choices=Role.choices)
-    password = serializers.CharField(write_only=True, required=False, min_length=12, max_length=256)
+    active = serializers.BooleanField(source="is_active", read_only=True)
+    password = serializers.CharField(write_only=True, required=False, max_length=256, trim_whitespace=False)
 
     class Meta:
         model = User
-        fields: ClassVar = ["id", "account", "name", "role", "password"]
+        fields: ClassVar = ["id", "account", "name", "role", "active", "password"]
+
+
+class UserChangeSerializer(StrictSerializer):
+    """What may be changed about a user. Everyone may change the own password."""
+
+    account = serializers.PrimaryKeyRelatedField(queryset=Account.objects.all(), required=False)
+    role = serializers.ChoiceField(choices=Role.choices, required=False)
+    active = serializers.BooleanField(required=False, help_text="One that is not active gets in no more, at once")
+    password = serializers.CharField(write_only=True, required=False, max_length=256, trim_whitespace=False)
 
 
 class TokenSerializer(serializers.ModelSerializer[Token]):
@@ -121,6 +135,7 @@ class UserViewSet(mixins.CreateModelMixin, ReadViewSet):
     serializer_class = UserSerializer
     filterset_fields: ClassVar = ["account", "role"]
     ordering = "-date_joined"
+    writable_by_users: ClassVar = ("partial_update",)  # the own password
 
     @extend_schema(filters=False, responses=UserSerializer)
     @action(detail=False, pagination_class=None, filter_backends=())
@@ -137,6 +152,20 @@ class UserViewSet(mixins.CreateModelMixin, ReadViewSet):
             password=given.get("password"),
             by=user_of(self.request),
         )
+
+    @extend_schema(request=UserChangeSerializer, responses=UserSerializer)
+    def partial_update(self, request: Request, pk: str) -> Response:
+        """Change role, account, password, or whether it may get in."""
+        user = self.get_object()
+        given = UserChangeSerializer(data=request.data)
+        given.is_valid(raise_exception=True)
+        changed = actions.user_change(user, actions.UserChange(**given.validated_data), by=user_of(request))
+        return Response(UserSerializer(changed).data)
+
+    def destroy(self, request: Request, pk: str) -> Response:
+        """Delete it and its tokens."""
+        actions.user_delete(self.get_object(), by=user_of(request))
+        return Response(status=status.HTTP_204_NO_CONTENT)
 
 
 class TokenViewSet(ReadViewSet):
@@ -168,4 +197,44 @@ class TokenViewSet(ReadViewSet):
         return Response(status=status.HTTP_204_NO_CONTENT)
 
 
-routes = [("accounts", AccountViewSet, "account"), ("users", UserViewSet, "user"), ("tokens", TokenViewSet, "token")]
+class UsageRecordSerializer(serializers.ModelSerializer[UsageRecord]):
+    account = serializers.UUIDField(source="account_id", read_only=True)
+    target = serializers.SerializerMethodField()
+
+    class Meta:
+        model = UsageRecord
+        fields: ClassVar = ["id", "kind", "account", "target", "count", "size_bytes", "created_at", "ended_at"]
+
+    @extend_schema_field(ReferenceSerializer)
+    def get_target(self, record: UsageRecord) -> Reference:
+        return {"type": record.target_type, "id": str(record.target_id), "name": record.target_name}
+
+
+class UsageRecordFilterSet(FieldFilterSet):
+    account = django_filters.UUIDFilter(field_name="account_id")
+    target = django_filters.UUIDFilter(field_name="target_id", help_text="Id of the object that was used")
+    after = django_filters.IsoDateTimeFilter(method="not_over_by", help_text="Went on after this time")
+    before = django_filters.IsoDateTimeFilter(field_name="created_at", lookup_expr="lt", help_text="Began before it")
+
+    class Meta(FieldFilterSet.Meta):
+        model = UsageRecord
+        fields: ClassVar = ["kind"]
+
+    def not_over_by(self, rows: QuerySet[UsageRecord], _name: str, time: datetime) -> QuerySet[UsageRecord]:
+        return rows.filter(Q(ended_at=None) | Q(ended_at__gt=time))
+
+
+class UsageRecordViewSet(ReadViewSet):
+    """What an account used, from when to when: templates, volumes, and VMs while they run."""
+
+    queryset = UsageRecord.objects.all()
+    serializer_class = UsageRecordSerializer
+    filterset_class = UsageRecordFilterSet
+
+
+routes = [
+    ("accounts", AccountViewSet, "account"),
+    ("users", UserViewSet, "user"),
+    ("tokens", TokenViewSet, "token"),
+    ("usage-records", UsageRecordViewSet, "usage-record"),
+]

@@ -57,6 +57,41 @@ class Limit(models.Model):
         return f"{self.resource} of {self.account}"
 
 
+class UsageRecord(models.Model):
+    """An object used this much from ``created_at`` until ``ended_at``; null while it goes on. Outlives the object."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    kind = models.CharField(max_length=32, help_text="template, volume, vm.running")
+    # No foreign key: a bill is written when the account may be gone.
+    account_id = models.UUIDField("account")
+    target_type = models.CharField(max_length=32)
+    target_id = models.UUIDField()
+    target_name = models.CharField(max_length=255)
+    count = models.BigIntegerField(help_text="Of a running VM its CPUs, else 1")
+    size_bytes = models.BigIntegerField(help_text="Of a running VM its memory; 0 where there is nothing to measure")
+    created_at = models.DateTimeField()
+    ended_at = models.DateTimeField(null=True, default=None)
+
+    class Meta:
+        constraints: ClassVar = [
+            models.UniqueConstraint(
+                fields=["target_id", "kind"], name="usage_goes_on_once", condition=Q(ended_at__isnull=True)
+            ),
+        ]
+        indexes: ClassVar = [
+            models.Index(fields=["created_at", "id"], name="usage_by_time"),
+            models.Index(fields=["account_id", "created_at", "id"], name="usage_by_account"),
+            models.Index(fields=["target_id", "created_at", "id"], name="usage_by_target"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.target_name}"
+
+    @staticmethod
+    def visible_to_account(account_id: uuid.UUID) -> Q:
+        return Q(account_id=account_id)
+
+
 class Role(models.TextChoices):
     """What a user may do; the order is from most to least."""
 

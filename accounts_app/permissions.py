@@ -1,5 +1,6 @@
 """What a role may do; which rows it may do it to is tenancy's question."""
 
+from collections.abc import Collection
 from typing import Any
 
 from rest_framework.permissions import SAFE_METHODS, BasePermission
@@ -24,4 +25,5 @@ class RolePermission(BasePermission):
             return False
         if request.method in SAFE_METHODS:
             return True
-        return user.role == Role.USER and getattr(view, "writable_by_users", False)
+        writable: bool | Collection[str] = getattr(view, "writable_by_users", False)
+        return user.role == Role.USER and (writable if isinstance(writable, bool) else view.action in writable)

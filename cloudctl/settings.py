@@ -113,6 +113,7 @@ REST_KNOX = {"TOKEN_TTL": timedelta(days=90), "AUTH_HEADER_PREFIX": "Token"}
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": ["accounts_app.authentication.TokenAuthentication"],
     "DEFAULT_PERMISSION_CLASSES": ["accounts_app.permissions.RolePermission"],
+    "DEFAULT_THROTTLE_CLASSES": ["accounts_app.throttling.TokenThrottle"],
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
     "DEFAULT_PARSER_CLASSES": ["core_app.parsers.BoundedJSONParser"],
     "DEFAULT_FILTER_BACKENDS": ["accounts_app.tenancy.TenancyFilter", "core_app.filters.FieldFilter"],

@@ -5,6 +5,7 @@ from typing import Any
 from django.db import transaction
 
 from agents.protocol.messages import Ping, VmFact
+from compute_app import accounting
 from compute_app.models import VM
 from compute_app.rules import Sight, read_sight
 from core_app import events
@@ -65,3 +66,4 @@ def _went_off(vm: VM, fact: VmFact, look: tuple[int, int]) -> None:
     looked = {"facts_epoch": look[0], "facts_number": look[1]}
     message = f"it went off by itself: {fact.reason}"
     transition(vm, VM.State.STOPPED, event="vm.went_off", message=message, sets=off | looked, level="warning")
+    accounting.vm_moved(vm)

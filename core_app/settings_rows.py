@@ -177,6 +177,7 @@ for _row in (
         (0, 365 * DAY),
         "How long a destroyed VM can be recovered before it is expunged",
     ),
+    ("api.requests.per.minute", "integer", 60_000, "", (0, 10**9), "Requests a token may make, a web process; 0: any"),
     ("host.memory.overcommit", "number", 1.0, "times", (0.1, 10), "Memory promised to VMs for each byte a host has"),
     ("storage.overcommit", "number", 1.0, "times", (0.1, 100), "Virtual disk sizes promised for each byte a pool has"),
     ("host.accelerator", "choice", "auto", "", ("auto", "kvm", "tcg"), "How VMs run; auto asks the host's own probe"),

@@ -16,7 +16,7 @@ class RoomViewSet(viewsets.GenericViewSet[Any]):
 
     ``query_parameters`` names what an action takes beside a list's own: ``{"destroy": {"dry_run"}}``.
     ``answers_with_secrets``: its answers are for the user who asked alone, not for others of the account.
-    ``writable_by_users``: users may call the writing actions too, on what their account sees.
+    ``writable_by_users``: users may call the writing actions too, or those that it names, on what their account sees.
     ``operators_only``: nobody who sees but an account's objects may call any.
     """
 
@@ -24,7 +24,7 @@ class RoomViewSet(viewsets.GenericViewSet[Any]):
     ordering = "-created_at"
     ordering_fields: ClassVar[Collection[str]] = ()
     query_parameters: ClassVar[Mapping[str, Collection[str]]] = {}
-    writable_by_users = False
+    writable_by_users: ClassVar[bool | Collection[str]] = False
     operators_only = False
     answers_with_secrets = False
     post: Callable[..., Any]

@@ -13,7 +13,7 @@ from infra_app.models import Agent, StoragePool
 from operations_app.models import Command, Operation
 from operations_app.rules import OperationState
 from operations_app.workflow import CommandSpec, Refused, Step, Workflow
-from templates_app.accounting import of_template
+from templates_app.accounting import of_template, template_moved
 from templates_app.models import Placement, Template
 from templates_app.sources import limits, secrets_of, source_of
 
@@ -103,6 +103,7 @@ class RegisterTemplate(Workflow):
             return
         sizes = {name: operation.data.get(name) for name in ("size_bytes", "virtual_size_bytes")}
         if transition(template, Template.State.READY, event="template.ready", sets=sizes):
+            template_moved(template)
             for zone in template.zones.all():
                 Placement.objects.create(
                     template=template, kind=Placement.Kind.STORE, zone=zone, state=Placement.State.READY

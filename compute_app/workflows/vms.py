@@ -65,8 +65,7 @@ class CreateVolumes(Step):
         ]
 
     def done(self, operation: Operation, command: Command) -> None:
-        volume = Volume.objects.get(pk=command.label)
-        transition(volume, Volume.State.READY, event="volume.ready")
+        accounting.volume_made(Volume.objects.get(pk=command.label))
 
     def failed(self, operation: Operation, command: Command) -> Sequence[CommandSpec]:
         """A copy of the template that is gone or damaged is had again by the next deployment, not by this one."""
@@ -266,6 +265,7 @@ class DestroyVM(Workflow):
             sets["destroyed_at"] = timezone.now()
         if transition(vm, to, event=f"vm.{to}", sets=sets) and to == VM.State.EXPUNGED:
             limits.give_back(vm.account, accounting.of_vm())
+        accounting.vm_moved(vm)
 
 
 _TOUCHING = ("vm.start", "vm.stop", "vm.reboot", "vm.resume")
@@ -277,7 +277,9 @@ _ON: dict[str, Any] = {"power_state": "running", "guest_agent": VM.GuestAgent.UN
 def _settle_power(operation: Operation, *, running: bool) -> None:
     state, sets = (VM.State.RUNNING, _ON) if running else (VM.State.STOPPED, _OFF)
     sets = sets | _looks(operation) | {"error": operation.error, "power_reason": ""}
-    transition(vm_of(operation), state, event=f"vm.{state}", sets=sets)
+    vm = vm_of(operation)
+    transition(vm, state, event=f"vm.{state}", sets=sets)
+    accounting.vm_moved(vm)
 
 
 def _still_runs(operation: Operation, event: str) -> None:

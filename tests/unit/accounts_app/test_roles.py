@@ -80,7 +80,7 @@ def test_only_an_admin_makes_admins(ada: Person, olga: Person) -> None:
     assert olga.post("/api/v1/users/", wish).status_code == 403
     made = ada.post("/api/v1/users/", wish)
     assert made.status_code == 201
-    assert made.json() == {"id": made.json()["id"], "account": None, "name": "eve", "role": "admin"}
+    assert made.json() == {"id": made.json()["id"], "account": None, "name": "eve", "role": "admin", "active": True}
     assert Event.objects.filter(kind="user.created", target_name="eve").count() == 1
 
 
