@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import dj_database_url
+from django.urls import reverse_lazy
 
 from cloudctl.celery import BROKER_URL
 from core_app.keys import key_from_file
@@ -28,7 +29,9 @@ DEBUG = False
 ALLOWED_HOSTS = os.environ.get("CLOUDCTL_ALLOWED_HOSTS", "localhost,127.0.0.1,[::1]").split(",")
 
 INSTALLED_APPS = [
-    "django.contrib.admin",
+    "core_app",  # first: its templates replace unfold's, whose layout needs scripts in the page
+    "unfold.apps.BasicAppConfig",
+    "cloudctl.apps.CloudctlAdminConfig",
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.sessions",
@@ -40,7 +43,6 @@ INSTALLED_APPS = [
     "django_celery_beat",
     "drf_spectacular",
     "drf_spectacular_sidecar",
-    "core_app",
     "accounts_app",
     "infra_app",
     "operations_app",
@@ -58,6 +60,7 @@ MIDDLEWARE = [
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "cloudctl.policy.content_security_policy",
 ]
 
 ROOT_URLCONF = "cloudctl.urls"
@@ -138,6 +141,63 @@ SPECTACULAR_SETTINGS = {
         "AgentState": "infra_app.models.Agent.State",
         "PoolType": "infra_app.models.StoragePool.Type",
         "EventLevel": "core_app.models.Event.Level",
+    },
+}
+
+
+def _page(icon: str, title: str, model: str) -> dict[str, Any]:
+    return {"icon": icon, "title": title, "link": reverse_lazy(f"admin:{model}_changelist")}
+
+
+UNFOLD = {
+    "SITE_TITLE": "cloudctl",
+    "SITE_HEADER": "cloudctl",
+    "SIDEBAR": {
+        "navigation": [
+            {
+                "title": "",
+                "items": [
+                    {"icon": "monitor_heart", "title": "Fleet", "link": reverse_lazy("admin:index")},
+                    _page("pending_actions", "Operations", "operations_app_operation"),
+                    _page("notifications", "Events", "core_app_event"),
+                ],
+            },
+            {
+                "title": "Compute",
+                "items": [
+                    _page("computer", "VMs", "compute_app_vm"),
+                    _page("hard_drive", "Volumes", "compute_app_volume"),
+                    _page("deployed_code", "Templates", "templates_app_template"),
+                ],
+            },
+            {
+                "title": "Places",
+                "items": [
+                    _page("public", "Zones", "infra_app_zone"),
+                    _page("dns", "Hosts", "infra_app_host"),
+                    _page("database", "Storage pools", "infra_app_storagepool"),
+                    _page("key", "Join tokens", "infra_app_jointoken"),
+                ],
+            },
+            {
+                "title": "People",
+                "items": [
+                    _page("apartment", "Accounts", "accounts_app_account"),
+                    _page("group", "Users", "accounts_app_user"),
+                    _page("vpn_key", "API tokens", "accounts_app_token"),
+                    _page("receipt_long", "Usage", "accounts_app_usagerecord"),
+                ],
+            },
+            {
+                "title": "System",
+                "items": [
+                    _page("tune", "Settings", "core_app_setting"),
+                    _page("terminal", "Commands", "operations_app_command"),
+                    _page("smart_toy", "Agents", "infra_app_agent"),
+                    _page("schedule", "Schedule", "django_celery_beat_periodictask"),
+                ],
+            },
+        ],
     },
 }
 

@@ -1,28 +1,219 @@
-"""VMs, volumes and volume files in the admin: to look at; the API acts."""
+"""VMs, volumes and volume files in the admin."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from django.contrib import admin
+from django.db.models import QuerySet
+from django.utils.safestring import SafeString
 
+from accounts_app.models import User
+from accounts_app.owners import account_for
+from compute_app import actions
+from compute_app.api.vms import NOT_THERE_YET, NewVMSerializer
 from compute_app.models import VM, Volume, VolumeFile
-from core_app.admin import ReadOnlyAdmin
+from core_app.console import cells
+from core_app.console.pages import Panel, RoomAdmin, button
+from infra_app.admin import HostAdmin, StoragePoolAdmin
+from infra_app.models import Host, StoragePool
+from operations_app.admin import happenings_of, operations_of
+from templates_app.admin import TemplateAdmin
+from templates_app.models import Template
+
+ROWS_SHOWN = 50
+_VM_COLUMNS = ("VM", "State", "Guest agent", "Memory", "Host")
+_VOLUME_COLUMNS = ("Volume", "Device", "State", "Size", "Pool", "File")
+
+State = VM.State
+DESTROYABLE = (State.STOPPED, State.RUNNING, State.ERROR)
+
+
+def _in(*states: str) -> Callable[[VM], bool]:
+    return lambda vm: vm.state in states
+
+
+def vm_rows(vms: QuerySet[VM]) -> list[tuple[object, ...]]:
+    return [
+        (
+            cells.link(vm),
+            cells.badge(vm.state),
+            cells.badge(vm.guest_agent),
+            cells.size(vm.memory_bytes),
+            cells.link(vm.host),
+        )
+        for vm in vms.select_related("host__agent")[:ROWS_SHOWN]
+    ]
+
+
+def volume_rows(volumes: QuerySet[Volume]) -> list[tuple[object, ...]]:
+    return [
+        (
+            cells.link(volume),
+            volume.device,
+            cells.badge(volume.state),
+            cells.size(volume.size_bytes),
+            cells.link(volume.pool),
+            cells.mono(volume.top.path if volume.top else ""),
+        )
+        for volume in volumes.select_related("pool", "top__volume__pool")[:ROWS_SHOWN]
+    ]
 
 
 @admin.register(VM)
-class VMAdmin(ReadOnlyAdmin):
-    list_display = ("name", "account", "state", "power_state", "guest_agent", "host", "cpus", "memory_bytes")
-    list_filter = ("state", "power_state", "guest_agent", "zone")
+class VMAdmin(RoomAdmin):
+    list_display = ("name", "state_badge", "guest_badge", "host", "cpus", "memory", "account", "made")
+    list_filter = ("state", "guest_agent", "zone")
     list_select_related = ("account", "host__agent")
-    search_fields = ("name", "id")
+    facts = ("state_badge", "power", "guest_badge", "host", "last_host", "zone", "template", "account", "cpus",
+             "memory", "made", "uid")  # fmt: skip
+    live = True
+
+    @admin.display(description="state")
+    def state_badge(self, vm: VM) -> SafeString:
+        return cells.badge(vm.state)
+
+    @admin.display(description="guest agent")
+    def guest_badge(self, vm: VM) -> SafeString:
+        return cells.badge(vm.guest_agent)
+
+    @admin.display(description="power, as its host sees it")
+    def power(self, vm: VM) -> str:
+        return f"{vm.power_state} ({vm.power_reason})" if vm.power_reason else vm.power_state
+
+    @admin.display
+    def memory(self, vm: VM) -> SafeString:
+        return cells.size(vm.memory_bytes)
+
+    @admin.display(description="made")
+    def made(self, vm: VM) -> SafeString:
+        return cells.when(vm.created_at)
+
+    @admin.display(description="id")
+    def uid(self, vm: VM) -> SafeString:
+        return cells.mono(vm.pk)
+
+    def panels(self, row: VM) -> Iterable[Panel]:
+        volumes = row.volumes.exclude(state=Volume.State.REMOVED).order_by("device_index")
+        yield Panel("Volumes", _VOLUME_COLUMNS, volume_rows(volumes), css="wide")
+        yield from operations_of(row)
+        yield from happenings_of(row)
+
+    @button("Deploy VM", takes=NewVMSerializer, leaves_out=NOT_THERE_YET, on_list=True)
+    def deploy(self, user: User, fields: dict[str, Any]) -> VM:
+        disks = [disk["size_bytes"] for disk in fields.pop("data_disks", ())]
+        account = account_for(user, fields.pop("account", None))
+        vm, _ = actions.vm_deploy(actions.Deployment(account=account, data_disk_sizes=disks, **fields), user)
+        return vm
+
+    @button("Start", when=_in(State.STOPPED))
+    def start(self, user: User, vm: VM) -> None:
+        actions.vm_start(vm, user)
+
+    @button("Stop", when=_in(State.RUNNING))
+    def stop(self, user: User, vm: VM) -> None:
+        actions.vm_stop(vm, force=False, user=user)
+
+    @button(
+        "Power off",
+        danger=True,
+        when=_in(State.RUNNING),
+        asks="Its power is taken away as if its plug were pulled: what the guest has not written is lost.",
+    )
+    def power_off(self, user: User, vm: VM) -> None:
+        actions.vm_stop(vm, force=True, user=user)
+
+    @button(
+        "Destroy",
+        danger=True,
+        when=_in(*DESTROYABLE),
+        asks="Its power is taken away. Its volumes are kept until it is expunged.",
+    )
+    def destroy(self, user: User, vm: VM) -> None:
+        actions.vm_destroy(vm, expunge=False, user=user)
+
+    @button(
+        "Expunge",
+        danger=True,
+        when=_in(*DESTROYABLE, State.DESTROYED),
+        asks="Its power is taken away and its volumes are removed, for good.",
+    )
+    def expunge(self, user: User, vm: VM) -> None:
+        actions.vm_destroy(vm, expunge=True, user=user)
 
 
 @admin.register(Volume)
-class VolumeAdmin(ReadOnlyAdmin):
-    list_display = ("name", "account", "vm", "device", "pool", "size_bytes", "state")
-    list_filter = ("state", "pool")
+class VolumeAdmin(RoomAdmin):
+    list_display = ("name", "state_badge", "size_cell", "vm", "device", "pool", "account", "made")
+    list_filter = ("state",)
     list_select_related = ("account", "vm", "pool")
-    search_fields = ("name", "id")
+    facts = ("state_badge", "size_cell", "vm", "device", "pool", "account", "made", "uid")
+    live = True
+
+    @admin.display(description="state")
+    def state_badge(self, volume: Volume) -> SafeString:
+        return cells.badge(volume.state)
+
+    @admin.display(description="size")
+    def size_cell(self, volume: Volume) -> SafeString:
+        return cells.size(volume.size_bytes)
+
+    @admin.display(description="made")
+    def made(self, volume: Volume) -> SafeString:
+        return cells.when(volume.created_at)
+
+    @admin.display(description="id")
+    def uid(self, volume: Volume) -> SafeString:
+        return cells.mono(volume.pk)
+
+    def panels(self, row: Volume) -> Iterable[Panel]:
+        files = row.files.select_related("volume__pool", "backing", "backing_placement").order_by("created_at", "pk")
+        yield Panel(
+            "Chain of files",
+            ("File", "Format", "Size for the guest", "Backed by"),
+            [
+                (
+                    cells.mono(one.path),
+                    one.format,
+                    cells.size(one.virtual_size_bytes),
+                    cells.link(one.backing_placement) if one.backing_placement else (one.backing or cells.NOTHING),
+                )
+                for one in files[:ROWS_SHOWN]
+            ],
+            css="wide",
+        )
+        yield from operations_of(row)
+        yield from happenings_of(row)
 
 
 @admin.register(VolumeFile)
-class VolumeFileAdmin(ReadOnlyAdmin):
-    list_display = ("file_name", "volume", "format", "virtual_size_bytes", "backing", "backing_placement")
+class VolumeFileAdmin(RoomAdmin):
+    list_display = ("file_name", "volume", "format", "virtual_size", "backing", "backing_placement")
     list_select_related = ("volume", "backing", "backing_placement__template", "backing_placement__pool")
+    name_lookup = "file_name"
+    ids = ("id", "volume_id")
+    facts = ("volume", "path", "format", "virtual_size", "backing", "backing_placement")
+
+    @admin.display(description="size for the guest")
+    def virtual_size(self, file: VolumeFile) -> SafeString:
+        return cells.size(file.virtual_size_bytes)
+
+
+# --- what this room knows of others' rows ---------------------------------------------------------------------------
+
+
+def _vms_of_host(row: Host) -> Iterable[Panel]:
+    yield Panel("VMs", _VM_COLUMNS, vm_rows(row.vms.order_by("name", "pk")), css="wide")
+
+
+def _vms_of_template(row: Template) -> Iterable[Panel]:
+    yield Panel("VMs", _VM_COLUMNS, vm_rows(row.vms.order_by("name", "pk")), "None was made from it yet.", css="wide")
+
+
+def _volumes_of_pool(row: StoragePool) -> Iterable[Panel]:
+    volumes = row.volumes.exclude(state=Volume.State.REMOVED).order_by("name", "pk")
+    yield Panel("Volumes", _VOLUME_COLUMNS, volume_rows(volumes), css="wide")
+
+
+HostAdmin.add_panels(_vms_of_host)
+TemplateAdmin.add_panels(_vms_of_template)
+StoragePoolAdmin.add_panels(_volumes_of_pool)

@@ -180,7 +180,7 @@ def reconcile_now(command_id: UUID) -> Command:
     Raises WrongState: its outcome is not in doubt, or its host is away.
     """
     command = Command.objects.select_related("agent", "operation").get(pk=command_id)
-    if _waits_for_another_try(command):
+    if waits_for_another_try(command):
         retry_round(command.operation_id)
         command.operation.refresh_from_db()
         return command
@@ -204,7 +204,8 @@ def reconcile_now(command_id: UUID) -> Command:
     return command
 
 
-def _waits_for_another_try(command: Command) -> bool:
+def waits_for_another_try(command: Command) -> bool:
+    """Whether a command failed where nothing can be given up, so that it is sent again until it is done."""
     operation = command.operation
     stuck = operation.state == OperationState.NEEDS_ATTENTION and operation.round == command.round
     return stuck and command.state in COMMAND_FINAL and not is_done(command)

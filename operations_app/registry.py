@@ -61,6 +61,11 @@ def knows(kind: str) -> bool:
     return kind in _workflows
 
 
+def workflow_kinds() -> list[str]:
+    """All kinds of operations of this version."""
+    return sorted(_workflows)
+
+
 def step_names(kind: str) -> list[str]:
     """Names of a kind's steps; none for a kind that this version does not know."""
     return [step.name for step in _workflows[kind].steps] if knows(kind) else []

@@ -1,0 +1,1 @@
+"""What the admin of all rooms is made of; registers nothing itself."""
