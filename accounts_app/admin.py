@@ -103,11 +103,13 @@ class PersonAdmin(RoomAdmin):
         return Secret(f"The token of {row.name}, shown this once", secret)
 
     @button(
-        "Delete", danger=True, asks="Its tokens go with it, and whatever uses them is refused. What it asked for stays."
+        "Delete",
+        danger=True,
+        removes=True,
+        asks="Its tokens go with it, and whatever uses them is refused. What it asked for stays.",
     )
     def delete(self, user: User, row: User) -> None:
         actions.user_delete(row, by=user)
-        row.pk = None
 
 
 @admin.register(Token)
@@ -117,7 +119,7 @@ class TokenAdmin(RoomAdmin):
     list_select_related = ("user",)
     facts = ("user", "created", "expiry", "last_used_at")
 
-    @button("Delete", danger=True, asks="It is invalid at once: whatever uses it is refused.")
+    @button("Delete", danger=True, removes=True, asks="It is invalid at once: whatever uses it is refused.")
     def delete(self, user: User, token: Token) -> None:
         actions.token_delete(token, by=user)
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from django.contrib import admin
 from django.db.models import QuerySet
+from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from accounts_app.models import User
@@ -17,10 +18,12 @@ from core_app.console.pages import Panel, RoomAdmin, button
 from infra_app.admin import HostAdmin, StoragePoolAdmin
 from infra_app.models import Host, StoragePool
 from operations_app.admin import happenings_of, operations_of
+from operations_app.models import Operation
 from templates_app.admin import TemplateAdmin
 from templates_app.models import Template
 
 ROWS_SHOWN = 50
+CONSOLE_LINES = 200
 _VM_COLUMNS = ("VM", "State", "Guest agent", "Memory", "Host")
 _VOLUME_COLUMNS = ("Volume", "Device", "State", "Size", "Pool", "File")
 
@@ -95,6 +98,7 @@ class VMAdmin(RoomAdmin):
     def panels(self, row: VM) -> Iterable[Panel]:
         volumes = row.volumes.exclude(state=Volume.State.REMOVED).order_by("device_index")
         yield Panel("Volumes", _VOLUME_COLUMNS, volume_rows(volumes), css="wide")
+        yield _console(row)
         yield from operations_of(row)
         yield from happenings_of(row)
 
@@ -112,6 +116,22 @@ class VMAdmin(RoomAdmin):
     @button("Stop", when=_in(State.RUNNING))
     def stop(self, user: User, vm: VM) -> None:
         actions.vm_stop(vm, force=False, user=user)
+
+    @button("Reboot", when=_in(State.RUNNING))
+    def reboot(self, user: User, vm: VM) -> None:
+        actions.vm_reboot(vm, force=False, user=user)
+
+    @button("Resume", when=lambda vm: vm.state == State.RUNNING and vm.power_state == "paused")
+    def resume(self, user: User, vm: VM) -> None:
+        actions.vm_resume(vm, user)
+
+    @button("Read console", when=lambda vm: vm.state != State.EXPUNGED)
+    def console(self, user: User, vm: VM) -> None:
+        actions.vm_console(vm, lines=CONSOLE_LINES, user=user)
+
+    @button("Recover", when=_in(State.DESTROYED))
+    def recover(self, user: User, vm: VM) -> None:
+        actions.vm_recover(vm)
 
     @button(
         "Power off",
@@ -139,6 +159,21 @@ class VMAdmin(RoomAdmin):
     )
     def expunge(self, user: User, vm: VM) -> None:
         actions.vm_destroy(vm, expunge=True, user=user)
+
+
+def _console(vm: VM) -> Panel:
+    """What the serial console said when it was last read."""
+    last = Operation.objects.filter(kind="vm.console", target_id=vm.pk).first()
+    if last is None:
+        return Panel(
+            "Serial console", empty="Not read yet: the button Read console fetches its last lines.", css="wide"
+        )
+    text = (last.result or {}).get("text")
+    shown = (
+        cells.problem(last.error) if text is None else format_html('<pre class="console">{}</pre>', text or "(empty)")
+    )
+    told = format_html("<p>Read {} {}</p>{}", cells.ago(last.created_at), cells.badge(last.state), shown)
+    return Panel("Serial console", body=told, css="wide", more=("The reading", cells.url_of(last)))
 
 
 @admin.register(Volume)

@@ -16,6 +16,7 @@ from accounts_app.models import User
 from agents.protocol.states import CommandState
 from core_app.console import cells
 from core_app.console.pages import Panel, RoomAdmin, button
+from core_app.errors import WrongState
 from core_app.models import Event
 from core_app.sizes import size_text
 from infra_app.admin import AgentAdmin, HostAdmin
@@ -264,7 +265,14 @@ class OperationAdmin(RoomAdmin):
     @button("Reconcile now", when=lambda operation: bool(_in_doubt(operation)))
     def reconcile(self, user: User, operation: Operation) -> None:
         """Every command in doubt is asked about."""
-        for command in _in_doubt(operation):
+        in_doubt = _in_doubt(operation)
+        if not in_doubt:
+            raise WrongState(
+                "None of its commands is in doubt.",
+                "Nobody was asked.",
+                "Watch it: it goes on by itself, or has ended.",
+            )
+        for command in in_doubt:
             actions.reconcile_now(command.pk)
 
     @button(

@@ -105,9 +105,14 @@ class TemplateAdmin(RoomAdmin):
         yield from operations_of(row)
         yield from happenings_of(row)
 
-    @button("Register template", takes=api.NewTemplateSerializer, on_list=True)
+    @button(
+        "Register template",
+        takes=api.NewTemplateSerializer,
+        leaves_out=("direct_download", "is_iso"),  # always; it follows from the format
+        on_list=True,
+    )
     def register(self, user: User, fields: dict[str, Any]) -> Template:
-        fields.pop("direct_download", None)
+        fields.pop("direct_download")
         account = account_for(user, fields.pop("account", None))
         template, _ = actions.template_register(actions.Registration(account=account, **fields), user)
         return template

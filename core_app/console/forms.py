@@ -142,7 +142,7 @@ def _size(text: str) -> int:
     try:
         return read_size(text)
     except ValueError as error:
-        raise ValidationError(f"{str(error).capitalize()}.")
+        raise ValidationError(f"{cells.sentence(error)}.")
 
 
 class HeadersField(forms.CharField):

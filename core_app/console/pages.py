@@ -46,8 +46,8 @@ class Button:
     """An action as people meet it.
 
     ``takes``: the API's serializer of its fields, ``leaves_out`` those that the form has no use for; ``asks``: what it
-    will do, to be confirmed; ``when``: in which states it makes sense (the action itself decides); ``begins``: what the
-    form of a row begins with.
+    will do, to be confirmed; ``when``: in which states it makes sense (the action itself decides); ``removes``: the row is gone
+    then; ``begins``: what the form of a row begins with.
     """
 
     name: str
@@ -57,6 +57,7 @@ class Button:
     asks: str = ""
     when: Callable[[Row], bool] = lambda _row: True
     danger: bool = False
+    removes: bool = False
     on_list: bool = False
     begins: Callable[[Row], Fields] = lambda _row: {}
 
@@ -218,11 +219,13 @@ class RoomAdmin(ModelAdmin):  # type: ignore[misc]  # untyped
         ]
 
     def _cell(self, row: Row, name: str) -> object:
-        column, method, value = lookup_field(name, row, self)
+        column, _, value = lookup_field(name, row, self)
         if isinstance(value, models.Model):
             return cells.link(value)
+        if isinstance(value, bool):
+            return "yes" if value else "no"
         if column is None:
-            return display_for_value(value, cells.NOTHING, getattr(method, "boolean", False))
+            return display_for_value(value, cells.NOTHING)
         return display_for_field(value, column, cells.NOTHING)
 
     def badges_of(self, row: Row) -> Sequence[SafeString]:
@@ -309,10 +312,11 @@ class RoomAdmin(ModelAdmin):  # type: ignore[misc]  # untyped
         if isinstance(answer, Secret):
             return self._page(request, "cloudctl/secret.html", row, title=answer.what, secret=answer, form=None)
         messages.success(request, f"{found.label}: accepted.")
-        return HttpResponseRedirect(self._page_url(answer if isinstance(answer, models.Model) else row))
+        goes_to = answer if isinstance(answer, models.Model) else row
+        return HttpResponseRedirect(self._page_url(None if found.removes else goes_to))
 
     def _list_url(self) -> str:
         return reverse(f"admin:{self.opts.app_label}_{self.opts.model_name}_changelist")
 
     def _page_url(self, row: Row | None) -> str:
-        return cells.url_of(row) if row is not None and row.pk else self._list_url()
+        return self._list_url() if row is None else cells.url_of(row)

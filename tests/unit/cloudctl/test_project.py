@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from celery.exceptions import QueueNotFound
 from django.conf import settings
-from django.contrib import admin
 from django.core.management import call_command
 from django.db import models
 from django.test import Client
@@ -20,9 +19,7 @@ from agents.common.broker import transport_options
 from cloudctl.celery import app
 from cloudctl.urls import router
 from core_app.pagination import KeysetPagination
-from infra_app import actions
-from infra_app.models import Agent
-from tests.unit.people import Person, hello
+from tests.unit.people import Person
 
 LISTS = [(prefix, view) for prefix, view, _ in router.registry if getattr(view, "pagination_class", None)]
 LISTS = [(prefix, view) for prefix, view in LISTS if hasattr(view, "list")]
@@ -71,36 +68,6 @@ def _leading(model: type[models.Model]) -> set[str]:
 
 def test_migrations_are_what_the_models_are(db: None) -> None:
     call_command("makemigrations", "--check", "--dry-run", stdout=StringIO())
-
-
-def test_every_model_of_these_rooms_is_in_the_admin(agent: Agent) -> None:
-    actions.record_hello(hello(agent))
-    actions.storage_pool_create(name="p", zone=agent.zone, type="local", path="/p", host=agent.host)
-    User.objects.create_superuser("root", password="not-a-secret-1")
-    browser = Client()
-    assert browser.login(username="root", password="not-a-secret-1")
-    registered = {model: model_admin for model, model_admin in admin.site._registry.items() if _ours(model)}
-    assert len(registered) == 14
-    for model in registered:
-        index = f"/admin/{model._meta.app_label}/{model._meta.model_name}/"
-        assert browser.get(index).status_code == 200, index
-        for row in model._default_manager.all()[:1]:
-            assert browser.get(f"{index}{row.pk}/change/").status_code == 200, index
-
-
-def _ours(model: type[models.Model]) -> bool:
-    return model._meta.app_label in {"core_app", "accounts_app", "infra_app"}
-
-
-def test_the_admin_changes_nothing_that_the_system_writes(agent: Agent) -> None:
-    User.objects.create_superuser("root", password="not-a-secret-1")
-    browser = Client()
-    browser.login(username="root", password="not-a-secret-1")
-    path = f"/admin/infra_app/agent/{agent.pk}"
-    assert browser.post(f"{path}/change/", {"state": "up"}).status_code == 403
-    assert browser.post(f"{path}/delete/", {"post": "yes"}).status_code == 403
-    agent.refresh_from_db()
-    assert agent.state == "joined"
 
 
 @pytest.mark.django_db
