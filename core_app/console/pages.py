@@ -46,8 +46,8 @@ class Button:
     """An action as people meet it.
 
     ``takes``: the API's serializer of its fields, ``leaves_out`` those that the form has no use for; ``asks``: what it
-    will do, to be confirmed; ``when``: in which states it makes sense (the action itself decides); ``removes``: the row is gone
-    then; ``begins``: what the form of a row begins with.
+    will do, to be confirmed; ``when``: in which states it makes sense (the action itself decides); ``removes``: the row
+    is gone then; ``begins``: what the form of a row begins with.
     """
 
     name: str

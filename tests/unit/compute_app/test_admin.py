@@ -12,6 +12,7 @@ from accounts_app.models import Account, Role
 from compute_app import actions
 from compute_app.models import VM, Volume
 from core_app import settings_rows
+from core_app.models import Setting
 from infra_app.models import Agent, JoinToken, PoolReach, StoragePool, Zone
 from operations_app.models import Operation
 from templates_app.models import Template
@@ -98,7 +99,7 @@ def test_every_page_opens_and_escapes_names(fleet: Fleet, desk: Client, pool: St
         index = f"/admin/{model._meta.app_label}/{model._meta.model_name}/"
         shown = [page(desk, index), page(desk, f"{index}?q=x"), page(desk, f"{index}?q={template.pk}")]
         row = model._default_manager.first()
-        if row is not None and model is not settings_rows.Setting:
+        if row is not None and model is not Setting:
             shown.append(page(desk, f"{index}{row.pk}/change/"))
         assert not [text for text in shown if "<img" in text], index
     assert "<img" not in page(desk, "/admin/")
@@ -312,7 +313,7 @@ class TestSettings:
     def test_what_is_out_of_bounds_is_refused(self, desk: Client, name: str, value: str, said: str) -> None:
         send(desk, self.PUT, name=name, value=value)
         assert said in page(desk, "/admin/core_app/setting/")
-        assert not settings_rows.Setting.objects.exists()
+        assert not Setting.objects.exists()
 
 
 def test_places_and_people_are_made_by_form_and_secrets_shown_once(desk: Client, zone: Zone, acme: Account) -> None:
