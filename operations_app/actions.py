@@ -1,6 +1,7 @@
 """What may be asked for: to submit, cancel, reconcile and settle. All rows of a request in one transaction."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -11,13 +12,14 @@ from django.utils import timezone
 from accounts_app.models import User
 from agents.protocol.states import COMMAND_FINAL, CommandState
 from core_app import events
-from core_app.errors import Busy, WrongState
+from core_app.errors import Busy, InvalidInput, WrongState
 from core_app.references import reference
 from core_app.transitions import transition
 from operations_app import dispatch, registry
 from operations_app.models import Command, Operation, Reservation
 from operations_app.reconciliation import ASKABLE, ask_after_commit, may_ask
-from operations_app.rules import OPERATION_FINAL, OperationState
+from operations_app.reconciliation import settle as settle_command
+from operations_app.rules import OPERATION_FINAL, Judgement, OperationState
 from operations_app.workflow import advance, is_done, locked, may_cancel, retry_round, stop_waiting
 
 Resource = tuple[str, UUID]
@@ -202,6 +204,84 @@ def reconcile_now(command_id: UUID) -> Command:
         ask_after_commit(command)
     command.refresh_from_db()
     return command
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """What a person says became of a command, and why they know. ``command`` None: there is but one in question."""
+
+    verdict: Judgement
+    note: str
+    command: UUID | None = None
+
+
+def settle(operation_id: UUID, said: Settlement, user: User) -> Operation:
+    """Go on with an operation that needs attention from a person's word, as if evidence had given it.
+
+    Raises WrongState when it needs no attention, or no command of it is in question; InvalidInput when the command is
+    not one of those, or its kind does not allow the verdict.
+    """
+    with transaction.atomic():
+        operation = locked(operation_id)
+        if operation.state != OperationState.NEEDS_ATTENTION:
+            raise WrongState(
+                f"The operation is {operation.state}.",
+                "Nothing was settled.",
+                "Only an operation that needs attention is settled by a person.",
+                operation=operation.pk,
+            )
+        command = _in_question(operation, said)
+        _check_verdict(command, said.verdict)
+        message = f"{user.name} settled {command} as {said.verdict}: {said.note}"
+        details = {"command": str(command.pk), "verdict": said.verdict, "note": said.note, "by": str(user.pk)}
+        events.record("operation.settled", operation, message, details=details, level="warning")
+        if said.verdict is Judgement.REDO and command.state in COMMAND_FINAL:
+            retry_round(operation_id)
+        else:
+            settle_command(command, said.verdict, said.note, user.name)
+            advance(operation_id)
+        dispatch.publish_after_commit([command.pk] if command.state == CommandState.CREATED else [])
+    operation.refresh_from_db()
+    return operation
+
+
+def _in_question(operation: Operation, said: Settlement) -> Command:
+    in_round = operation.commands.filter(round=operation.round).select_related("agent").order_by("seq")
+    open_ones = [command for command in in_round if _is_open_question(command)]
+    chosen = [command for command in open_ones if said.command in {None, command.pk}]
+    if not open_ones:
+        raise WrongState(
+            "No command of it is in question.",
+            "Nothing was settled.",
+            "Its error says what it waits for; it is tried again by itself.",
+            operation=operation.pk,
+        )
+    if len(chosen) != 1:
+        choices = ", ".join(f"{command.pk} ({command.kind} on {command.agent})" for command in open_ones)
+        raise InvalidInput(
+            "It is not clear which command is meant." if chosen else "That command is not in question.",
+            "Nothing was settled.",
+            f"Name one of: {choices}.",
+            errors={"command": ["Name one that is in question."]},
+        )
+    return chosen[0]
+
+
+def _is_open_question(command: Command) -> bool:
+    return command.state == CommandState.RECONCILE_FAILED or (command.state in COMMAND_FINAL and not is_done(command))
+
+
+def _check_verdict(command: Command, verdict: Judgement) -> None:
+    allowed = set(registry.verdicts_by_person(command.kind))
+    if command.state in COMMAND_FINAL:
+        allowed &= {Judgement.DONE, Judgement.REDO}  # that it is undone is known already
+    if verdict not in allowed:
+        raise InvalidInput(
+            f"{command.kind} in state {command.state} cannot be settled as {verdict}.",
+            "Nothing was settled.",
+            f"It can be settled as {' or '.join(sorted(allowed)) or 'nothing'}.",
+            errors={"verdict": [f"Allowed: {', '.join(sorted(allowed)) or 'none'}."]},
+        )
 
 
 def waits_for_another_try(command: Command) -> bool:

@@ -1,5 +1,6 @@
 """``operations/`` and ``commands/``."""
 
+from functools import partial
 from typing import Any, ClassVar
 
 from django.db.models import Prefetch
@@ -9,13 +10,16 @@ from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from accounts_app.tenancy import user_of
+from agents.protocol.states import CommandState
+from core_app import dry_run
 from core_app.accepted import Accepted
 from core_app.filters import FieldFilterSet
-from core_app.serializers import ReferenceSerializer
+from core_app.serializers import ReferenceSerializer, StrictSerializer
 from core_app.viewsets import ReadViewSet
 from operations_app import actions, registry
 from operations_app.models import Attempt, Command, Operation
-from operations_app.rules import eta_seconds_of, percent_of
+from operations_app.rules import Judgement, eta_seconds_of, percent_of
 from operations_app.workflow import may_cancel
 
 
@@ -99,6 +103,32 @@ class OperationSerializer(serializers.ModelSerializer[Operation]):
         return percent_of(operation.state, operation.position, steps, progress)
 
 
+class SettleSerializer(StrictSerializer):
+    """A person's word for what became of a command."""
+
+    verdict = serializers.ChoiceField(choices=[verdict.value for verdict in registry.BY_PERSON_ANY])
+    note = serializers.CharField(max_length=1000, help_text="How you know; it is kept with your name")
+    command = serializers.UUIDField(required=False, help_text="Which one, where several are in question")
+
+
+class PlannedCommandSerializer(serializers.Serializer[Any]):
+    """A command that would be sent at once."""
+
+    kind = serializers.CharField()
+    agent = serializers.CharField()
+    label = serializers.CharField()  # type: ignore[assignment]  # a member, not the label of a field
+
+
+class SettlePlanSerializer(serializers.Serializer[Any]):
+    """What the operation would be after a verdict."""
+
+    state = serializers.CharField()
+    direction = serializers.CharField()
+    step = serializers.CharField(allow_null=True)
+    error = ProblemPartsSerializer(allow_null=True)
+    commands = PlannedCommandSerializer(many=True)
+
+
 class AttemptSerializer(serializers.ModelSerializer[Attempt]):
     """One try of a command; the second and later come from a verdict to begin anew."""
 
@@ -160,13 +190,43 @@ class OperationViewSet(ReadViewSet):
     )
     serializer_class = OperationSerializer
     filterset_class = OperationFilterSet
-    writable_by_users = True
+    writable_by_users: ClassVar = ("cancel",)
+    query_parameters: ClassVar = {"settle": {"dry_run"}}
 
     @extend_schema(request=None, responses={202: OperationSerializer})
     @action(detail=True, methods=["post"])
     def cancel(self, request: Request, pk: str) -> Response:
         """Have it put back as it was: at once where nothing began, else on its hosts' word. 409: it is too late."""
         return Accepted(actions.cancel(self.get_object().pk))
+
+    @extend_schema(
+        request=SettleSerializer,
+        parameters=[dry_run.PARAMETER],
+        responses={200: SettlePlanSerializer, 202: OperationSerializer},
+    )
+    @action(detail=True, methods=["post"])
+    def settle(self, request: Request, pk: str) -> Response:
+        """Say what became of its command that nobody could find out; it goes on as if evidence had said so.
+
+        409: it does not need attention. 400: the kind of command does not allow the verdict.
+        """
+        given = SettleSerializer(data=request.data)
+        given.is_valid(raise_exception=True)
+        said = actions.Settlement(**given.validated_data | {"verdict": Judgement(given.validated_data["verdict"])})
+        settle = partial(actions.settle, self.get_object().pk, said, user_of(request))
+        if dry_run.wanted(request):
+            return Response(dry_run.rehearse(settle, _after_settling))
+        return Accepted(settle())
+
+
+def _after_settling(operation: Operation) -> dict[str, Any]:
+    waiting = operation.commands.filter(state=CommandState.CREATED).select_related("agent").order_by("seq")
+    return {
+        **{name: OperationSerializer(operation).data[name] for name in ("state", "direction", "step", "error")},
+        "commands": [
+            {"kind": command.kind, "agent": command.agent.name, "label": command.label} for command in waiting
+        ],
+    }
 
 
 class CommandViewSet(ReadViewSet):

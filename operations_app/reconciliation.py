@@ -27,7 +27,7 @@ from pydantic import ValidationError
 from agents.protocol.kinds import KINDS
 from agents.protocol.messages import Evidence, JournalEntry
 from agents.protocol.states import AGENT_FINAL, COMMAND_FINAL, CommandState
-from core_app import settings_rows
+from core_app import events, settings_rows
 from core_app.transitions import transition
 from infra_app.models import Agent
 from operations_app import dispatch, registry
@@ -252,6 +252,30 @@ def _end(command: Command, verdict: Verdict, stored: dict[str, Any]) -> None:
         }
     _reopen(command)
     transition(command, CommandState.RECONCILED, event="command.reconciled", message=verdict.reason, sets=sets)
+
+
+# --- a person's word -----------------------------------------------------------------------------------------------
+
+
+def settle(command: Command, judgement: Judgement, note: str, by: str) -> None:
+    """Take a person's word for what became of a command; call it with its operation locked, then advance that.
+
+    One whose outcome is not known is settled as if evidence had said so; one that failed where nothing can be given up
+    may be ``done`` only: its state stays, its outcome counts.
+    """
+    reason = f"{by} settled it as {judgement}: {note}"
+    stored = {"status": "person", "by": by, "verdict": judgement, "reason": note, "at": timezone.now().isoformat()}
+    if command.state == CommandState.RECONCILE_FAILED:
+        verdict = bound_redo(
+            Verdict(judgement, reason),
+            attempt=command.attempt,
+            max_attempts=command.attempt + 1,
+            cancel_requested=command.cancel_requested_at is not None,
+        )
+        (_redo if verdict.judgement is Judgement.REDO else _end)(command, verdict, stored)
+        return
+    Command.objects.filter(pk=command.pk).update(outcome=Outcome.DONE, evidence=stored)
+    events.record("command.settled", command, reason)
 
 
 # --- the sweep -----------------------------------------------------------------------------------------------------

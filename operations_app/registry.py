@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from django.db import models
@@ -19,6 +19,11 @@ VerdictRule = Callable[[Mapping[str, Any], Any], Verdict]
 """From a command's payload (as stored) and its evidence (the kind's model) to a verdict. Pure."""
 
 
+BY_PERSON_ANY = (Judgement.DONE, Judgement.UNDONE, Judgement.REDO)
+BY_PERSON_FORWARD = (Judgement.DONE, Judgement.REDO)
+"""Of what has no way back."""
+
+
 class PingConsumer(Protocol):
     """Compares what an agent sees with what should be. Must bear being called twice with the same ping."""
 
@@ -27,6 +32,7 @@ class PingConsumer(Protocol):
 
 _workflows: dict[str, Workflow] = {}
 _verdicts: dict[str, VerdictRule] = {}
+_by_person: dict[str, Collection[Judgement]] = {}
 _lockable: dict[str, type[models.Model]] = {}
 ping_consumers: list[PingConsumer] = []
 sweeps: list[Callable[[], None]] = []
@@ -40,11 +46,17 @@ def register_workflow(workflow: Workflow) -> None:
     _workflows[workflow.kind] = workflow
 
 
-def register_verdict(kind: str, rule: VerdictRule) -> None:
-    """Say how evidence about a kind of command is judged."""
+def register_verdict(
+    kind: str, rule: VerdictRule, *, by_person: Collection[Judgement] = (Judgement.UNDONE, Judgement.REDO)
+) -> None:
+    """Say how evidence about a kind of command is judged, and which verdicts a person may give who has looked.
+
+    ``done`` is for those whose workflow can go on without the agent's answer.
+    """
     if kind in _verdicts:
         raise ValueError(f"two verdict rules for {kind}")
     _verdicts[kind] = rule
+    _by_person[kind] = tuple(by_person)
 
 
 def register_lockable(resource_type: str, model: type[models.Model]) -> None:
@@ -79,6 +91,11 @@ def judge(kind: str, payload: Mapping[str, Any], evidence: Data) -> Verdict:
     """The verdict of the kind's rule over evidence that is already known to be fresh."""
     rule = _verdicts.get(kind)
     return rule(payload, evidence) if rule else Verdict(Judgement.RETRY, f"no rule judges evidence about {kind}")
+
+
+def verdicts_by_person(kind: str) -> Collection[Judgement]:
+    """What a person may say became of a command of the kind."""
+    return _by_person.get(kind, ())
 
 
 def judged_kinds() -> frozenset[str]:

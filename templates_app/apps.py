@@ -20,6 +20,6 @@ class TemplatesConfig(AppConfig):
         registry.register_workflow(workflows.DownloadTemplate())
         registry.register_verdict("template.check", rules.judge_check)
         registry.register_verdict("template.download", rules.judge_download)
-        registry.register_verdict("template.remove", rules.judge_remove)
+        registry.register_verdict("template.remove", rules.judge_remove, by_person=registry.BY_PERSON_FORWARD)
         limits.count_by(Resource.TEMPLATES, accounting.count_templates)
         registry.ping_consumers.append(waiting.take_ping)

@@ -156,6 +156,9 @@ class Run:
             return self._print_pages(path, query)
         body = None if self.call.method in {"GET", "DELETE"} else self._fields(self.call.body)
         answer = self.session.client.send(self.call.method, path, query=query, body=body).body
+        if query.get("dry_run") == "true":
+            self._print_row(answer, answer)
+            return ExitCode.SUCCEEDED
         if self.call.answer is Answer.OPERATION:
             return self._follow(answer)
         return self._print_answer(answer)

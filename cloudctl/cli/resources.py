@@ -30,6 +30,7 @@ FORCE = (
     Field("force", Kind.FLAG, help="Do not ask the guest: take the power away, or reset"),
     Field("timeout_seconds", Kind.SECONDS, option="force-after", help="Ask, and use force when this has passed"),
 )
+DRY_RUN = Field("dry_run", Kind.FLAG, help="Show what would be done, and do nothing")
 ROLES = ("admin", "operator", "read-only", "user")
 LIMITS = (
     *(Field(name, Kind.NUMBER, nullable=True) for name in ("templates", "volumes", "vms", "snapshots")),
@@ -127,7 +128,7 @@ RESOURCES = (
         "users/",
         "People and scripts",
         (
-            listing("users/", "id name role account", ACCOUNT, Field("role")),
+            listing("users/", "id name role active account", ACCOUNT, Field("role")),
             show("users/"),
             Call("me", "GET", "users/me/", "Show whose token this is.", Answer.ROW),
             create(
@@ -137,6 +138,20 @@ RESOURCES = (
                 ACCOUNT,
                 Field("password", Kind.SECRET, help="For the admin site; left out: tokens only"),
             ),
+            Call(
+                "update",
+                "PATCH",
+                "users/{id}/",
+                "Change role, account or password, or lock one out.",
+                Answer.ROW,
+                body=(
+                    Field("role", choices=ROLES),
+                    ACCOUNT,
+                    Field("active", Kind.FLAG, help="One that is not active gets in no more, at once"),
+                    Field("password", Kind.SECRET),
+                ),
+            ),
+            delete("users/", text="Delete one and its tokens."),
         ),
     ),
     Resource(
@@ -293,6 +308,15 @@ RESOURCES = (
             ),
             show("operations/"),
             replace(act("operations/", "cancel", "Have one put back as it was."), wanted="cancelled"),
+            act(
+                "operations/",
+                "settle",
+                "Say what became of a command that nobody could find out.",
+                Field("verdict", required=True, choices=("done", "undone", "redo")),
+                Field("note", required=True, help="How you know; it is kept with your name"),
+                _to("command", "commands", text="Which one, where several are in question"),
+                query=(DRY_RUN,),
+            ),
         ),
         named=False,
     ),
@@ -330,6 +354,24 @@ RESOURCES = (
                 Field("target", help="Id of what it happened to"),
             ),
             show("events/"),
+        ),
+        named=False,
+    ),
+    Resource(
+        "usage-records",
+        "usage-records/",
+        "What accounts used, from when to when",
+        (
+            listing(
+                "usage-records/",
+                "created_at ended_at kind target count size_bytes account",
+                Field("kind"),
+                ACCOUNT,
+                Field("target", help="Id of what was used"),
+                Field("after", help="Went on after this time"),
+                Field("before", help="Began before it"),
+            ),
+            show("usage-records/"),
         ),
         named=False,
     ),

@@ -58,8 +58,8 @@ class Document:
         return self.follow(content["application/json"]["schema"]) if content else {}
 
     def answer(self, route: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-        """Status and schema of the answer that is no error."""
-        ((status, response),) = [(code, one) for code, one in route["responses"].items() if code.startswith("2")]
+        """Status and schema of the answer that is no error; of a route with a dry run, of what it does otherwise."""
+        status, response = max((code, one) for code, one in route["responses"].items() if code.startswith("2"))
         content = response.get("content", {})
         return status, self.follow(content["application/json"]["schema"]) if content else {}
 
