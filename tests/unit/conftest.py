@@ -5,9 +5,15 @@ Alice owns account ``acme`` with Bob as a teammate; Charlie is an outsider. Ada 
 
 import subprocess
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
+from django.contrib.auth.models import Permission
+from django.contrib.contenttypes.models import ContentType
+from django.core.management.color import no_style
+from django.db import connection
+from django.test import TransactionTestCase
 from kombu import pools
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -20,6 +26,36 @@ from infra_app import actions
 from infra_app.models import Agent, Zone
 from tests.lab.waiting import poll
 from tests.unit.people import Person, joined, person
+
+_MEMORY = Path("/dev/shm")  # noqa: S108
+
+
+@pytest.fixture(scope="session")
+def django_db_modify_db_settings(django_db_modify_db_settings_parallel_suffix: None) -> None:
+    """SQLite's file lies in memory: it locks as on a disk does, and no commit waits for the disk."""
+    test = connection.settings_dict["TEST"]
+    if connection.vendor == "sqlite" and _MEMORY.is_dir():
+        test["NAME"] = str(_MEMORY / Path(test["NAME"]).name)
+
+
+@pytest.fixture(scope="session")
+def django_db_setup(django_db_setup: None) -> Iterator[None]:
+    """Django's own way to empty the database makes content types and permissions anew: ten times the work."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TransactionTestCase, "_fixture_teardown", lambda _: _empty_database())
+        yield
+
+
+def _empty_database() -> None:
+    connection.ops.execute_sql_flush(connection.ops.sql_flush(no_style(), _tables()))
+
+
+@cache
+def _tables() -> list[str]:
+    """All but those of the rows that Django makes after migrating, which every test finds."""
+    kept = {ContentType._meta.db_table, Permission._meta.db_table}
+    names = connection.introspection.django_table_names(only_existing=True, include_views=False)
+    return sorted(set(names) - kept)
 
 
 @pytest.fixture
