@@ -35,6 +35,8 @@ PING_PAUSE_SECONDS = 0.2
 HELLO_FIRST_SECONDS = 1.0
 HELLO_LAST_SECONDS = 60.0
 BROKER_RETRY_SECONDS = 0.5
+FACTS_SLACK_SECONDS = 1.0
+"""Facts are told until they are two ping intervals and this old."""
 ASKS_OF_A_STUCK_LOOK = 3
 """A look that was asked for this often, an interval apart, and did not come, hangs."""
 DEFAULT_PING_SECONDS = 60.0
@@ -381,7 +383,7 @@ class Reporter:
 
     def _ping(self) -> Ping:
         self._number += 1
-        max_age = 2 * self._interval + 1
+        max_age = 2 * self._interval + FACTS_SLACK_SECONDS
         vms = self._vms.latest(max_age) if self._vms else Look(0, 0.0, ())
         entries = self._journal.entries()
         return Ping(

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tests.lab.broker import free_port
 from tests.lab.lab import Lab
 
 pytest_plugins = ["tests.plugin"]
@@ -41,3 +42,9 @@ def lab_factory(database: str) -> Iterator[LabFactory]:
 def lab(lab_factory: LabFactory) -> Lab:
     """The lab that the session's tests share: two hosts, a pool each and one for both."""
     return lab_factory(hosts=2)
+
+
+@pytest.fixture
+def unused_port() -> int:
+    """A port of this machine that nothing listens on."""
+    return free_port()

@@ -1,8 +1,9 @@
-"""The suite's options, the database of its unit tests, and the order: what is quick and small comes first.
+"""The suite's options, the database of its unit tests, their time, and the order: what is quick and small comes first.
 
 `scripts/test` loads it with `-p tests.plugin`, early enough to start PostgreSQL before Django reads its settings.
 """
 
+import gc
 import os
 import shutil
 import tempfile
@@ -16,6 +17,9 @@ from tests.lab.supervisor import Supervisor
 CRASH_DEPTHS = ("one", "short", "full")
 _ORDER = ("unit", "lab_tests", "scenarios", "crash")
 _TESTS = Path(__file__).parent
+UNIT_SECONDS = 120.0
+"""What all unit tests together may take of one core: a minute where two are free."""
+UNIT_TEST_SECONDS = 3.0
 
 
 class _PrivatePostgres:
@@ -67,3 +71,26 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _rank(item: pytest.Item) -> int:
     folder = item.path.relative_to(_TESTS).parts[0]
     return _ORDER.index(folder) if folder in _ORDER else len(_ORDER)
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays; without this, each collection of garbage looks at all of it again."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say what the unit tests took, beside what they may take on a machine with nothing else to do."""
+    found = [report for reports in terminalreporter.stats.values() for report in reports]
+    told = [one for one in found if isinstance(one, pytest.TestReport) and one.nodeid.startswith("tests/unit/")]
+    if not told:
+        return
+    total = sum(report.duration for report in told)
+    verdict = "within" if total <= UNIT_SECONDS else "MORE THAN"
+    terminalreporter.write_sep("-", f"unit tests: {total:.0f} s, {verdict} {UNIT_SECONDS:.0f} s of one core")
+    for report in told:
+        if report.when == "call" and report.duration > UNIT_TEST_SECONDS:
+            terminalreporter.write_line(
+                f"slower than {UNIT_TEST_SECONDS:.0f} s: {report.duration:.1f} s {report.nodeid}"
+            )

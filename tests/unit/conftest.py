@@ -27,7 +27,7 @@ from infra_app.models import Agent, Zone
 from tests.lab.waiting import poll
 from tests.unit.people import Person, joined, person
 
-_MEMORY = Path("/dev/shm")  # noqa: S108
+_MEMORY = Path("/dev/shm")
 
 
 @pytest.fixture(scope="session")

@@ -94,7 +94,8 @@ class Desk:
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Iterator[Desk]:
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
+    monkeypatch.setattr("agents.heartbeat.FACTS_SLACK_SECONDS", 0.2)
     desk = Desk(tmp_path)
     yield desk
     desk.broker.down = False
@@ -250,9 +251,9 @@ def test_a_hanging_pool_is_out_of_reach_and_keeps_no_vm_unknown(desk: Desk, tmp_
 def test_waiting_for_the_broker_puts_no_pool_out_of_reach(desk: Desk, tmp_path: Path) -> None:
     desk.reporter.welcomed(0.2, (PoolInfo(pool_id="p1", path=str(tmp_path)),))
     desk.broker.wait("ping", lambda one: one["pools"])
-    for number in range(5):
+    for number in range(3):
         desk.put(f"c{number}")
-        desk.broker.slow_seconds = 1.6  # more than two intervals and a second: what was seen before is too old
+        desk.broker.slow_seconds = 0.8  # more than two intervals and the slack: what was seen before is too old
         desk.reporter.changed(f"c{number}")
         poll(lambda: desk.broker.slow_seconds == 0.0, SECONDS, "a publish that takes long")
         desk.broker.wait("ping", lambda one: one["pools"])

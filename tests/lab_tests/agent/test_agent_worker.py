@@ -16,8 +16,8 @@ from agents.protocol.sealing import seal
 from agents.protocol.states import AGENT_FINAL
 from tests.lab.broker import Broker
 from tests.lab.waiting import poll
+from tests.lab_tests.agent.conftest import REAL, SECONDS, Host, effects
 from tests.unit import garbage
-from tests.unit.agents.conftest import REAL, SECONDS, Host, effects
 
 
 def test_it_says_hello_and_pings_after_it_was_welcomed(host: Host) -> None:

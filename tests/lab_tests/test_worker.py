@@ -13,10 +13,10 @@ import pytest
 from redis import Redis
 
 from tests.lab.broker import free_port
+from tests.lab.supervisor import ROOT
 from tests.lab.waiting import poll
 from tests.unit import garbage
 
-ROOT = Path(__file__).resolve().parents[3]
 PASSWORD = "hunter2-of-the-broker"
 SECONDS = 30
 
