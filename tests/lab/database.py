@@ -36,6 +36,8 @@ class Postgres:
 
     folder: Path
     supervisor: Supervisor
+    durable: bool = False
+    """Whether a commit waits for the disk; a killed process loses nothing either way."""
 
     @property
     def url(self) -> str:
@@ -52,7 +54,8 @@ class Postgres:
         as_postgres = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups", "--"]
         initdb = [str(programs / "initdb"), "-D", data, "-A", "trust", "-U", "postgres", "-E", "UTF8", "--no-sync"]
         self.supervisor.run("initdb", [*as_postgres, *initdb, "--locale=C.UTF-8"], {})
-        settings = {"listen_addresses": "", "unix_socket_directories": str(self.folder), "fsync": "off"}
+        settings = {"listen_addresses": "", "unix_socket_directories": str(self.folder)}
+        settings["fsync"] = "on" if self.durable else "off"
         options = [f"--{name}={value}" for name, value in settings.items()]
         self.supervisor.start(Part("postgres", [str(programs / "postgres"), "-D", data, *options], user="postgres"))
         self.wait_answering()
@@ -74,9 +77,9 @@ class Postgres:
         return f"host={self.folder} user=postgres dbname={database}"
 
 
-def open_database(kind: str, folder: Path, supervisor: Supervisor) -> Sqlite | Postgres:
-    """The database named `sqlite` or `postgres`, not started yet."""
-    return Postgres(folder, supervisor) if kind == "postgres" else Sqlite(folder)
+def open_database(kind: str, folder: Path, supervisor: Supervisor, *, durable: bool = False) -> Sqlite | Postgres:
+    """The database named `sqlite` or `postgres`, not started yet. SQLite always waits for the disk."""
+    return Postgres(folder, supervisor, durable) if kind == "postgres" else Sqlite(folder)
 
 
 def _programs() -> Path:

@@ -141,6 +141,7 @@ class Lab:
     Parts, by name: `redis`, `mirror`, `postgres`, `web`, `control` (`web-2`, `control-2` … of further management
     servers), `beat`, and for each host `libvirtd-NAME`, `virtlogd-NAME`, `agent-NAME`. All of them come back a second
     after they die, unless `supervisor.hold()` says otherwise. Intervals are in seconds; None leaves the default.
+    `durable`: also PostgreSQL waits for its disk, as it does in an installation.
     """
 
     def __init__(
@@ -152,6 +153,7 @@ class Lab:
         ping_interval: float | None = None,
         reconcile_interval: float | None = None,
         management_servers: int = 1,
+        durable: bool = False,
     ) -> None:
         self._is_temporary = folder is None
         self.dir = Path(tempfile.mkdtemp(prefix="cloudctl-lab-")) if folder is None else folder.resolve()
@@ -162,7 +164,7 @@ class Lab:
         self.settings = {"ping.interval": ping_interval, "reconcile.commands.interval": reconcile_interval}
         self.supervisor = Supervisor(self.dir, self.log_dir)
         self.broker = Broker(self.dir / "redis", self.supervisor)
-        self.database = open_database(database, self.dir / "database", self.supervisor)
+        self.database = open_database(database, self.dir / "database", self.supervisor, durable=durable)
         self.mirror = Mirror(self.dir / "mirror", self.supervisor)
         self.hosts = [self._host(f"host{number}") for number in range(1, hosts + 1)]
         self.env = self._server_env()
