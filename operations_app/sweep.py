@@ -14,7 +14,7 @@ from core_app.clock import database_now
 from infra_app import actions as infra
 from operations_app import actions, dispatch, reconciliation, registry
 from operations_app.models import ControlPulse, Operation, Waiter
-from operations_app.rules import OPERATION_FINAL, OperationState
+from operations_app.rules import OPERATION_OPEN, OperationState
 from operations_app.workflow import advance, retry_round, rounds_of_step
 
 logger = logging.getLogger("cloudctl.sweep")
@@ -48,7 +48,8 @@ def sweep() -> None:
 
 
 def _settle_waiters() -> None:
-    over = Waiter.objects.filter(awaited__state__in=OPERATION_FINAL)
+    # Said of what is not open: "is final" makes SQLite walk all operations that ever ended, waited for or not.
+    over = Waiter.objects.exclude(awaited__state__in=OPERATION_OPEN)
     _each(advance, over.values_list("operation_id", flat=True)[:BATCH])
     unwanted = Operation.objects.filter(
         state__in=_GOING_ON, data__for_waiters=True, cancel_requested_at=None, waiters=None
