@@ -63,15 +63,22 @@ def _sendable() -> Q:
 
 def _mark_sent(command: Command) -> bool:
     """Written before the message goes out: a row that says CREATED was certainly never published."""
+    with transaction.atomic():
+        won = _move_to_sent(command)
+        if won:
+            Attempt.objects.filter(command=command, number=command.attempt).update(
+                times_sent=F("times_sent") + 1, epoch=command.agent.epoch
+            )
+    return won
+
+
+def _move_to_sent(command: Command) -> bool:
     now = timezone.now()
     if command.state == CommandState.CREATED:
         where = {"attempt": command.attempt}
-        won = transition(command, CommandState.SENT, event="command.sent", sets={"sent_at": now}, where=where)
-    else:
-        won = bool(
-            Command.objects.filter(pk=command.pk, attempt=command.attempt, state=CommandState.SENT).update(sent_at=now)
-        )
-    return won
+        return transition(command, CommandState.SENT, event="command.sent", sets={"sent_at": now}, where=where)
+    again = Command.objects.filter(pk=command.pk, attempt=command.attempt, state=CommandState.SENT)
+    return bool(again.update(sent_at=now))
 
 
 def _send(command: Command) -> bool:
@@ -86,9 +93,6 @@ def _send(command: Command) -> bool:
         lane=command.lane,
         payload=command.payload,
         sealed=command.sealed,
-    )
-    Attempt.objects.filter(command=command, number=command.attempt).update(
-        times_sent=F("times_sent") + 1, epoch=agent.epoch
     )
     return _publish(KINDS[command.kind].task_name, envelope, command_queue(str(agent.pk)), str(command.pk))
 
