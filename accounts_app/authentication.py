@@ -24,6 +24,13 @@ class TokenAuthentication(KnoxTokenAuthentication):  # type: ignore[misc]  # unt
             Token.objects.filter(stale, pk=token.pk).update(last_used_at=now)
         return user, token
 
+    def _cleanup_token(self, auth_token: Token) -> bool:
+        """Whether it has expired; then it is removed. Knox would read all of its user's tokens with each request."""
+        expired = auth_token.expiry is not None and auth_token.expiry < timezone.now()
+        if expired:
+            auth_token.delete()
+        return expired
+
 
 class TokenScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]  # registers itself
     """How the OpenAPI document describes it."""

@@ -7,6 +7,7 @@ import pytest
 from django.utils import timezone
 from rest_framework.test import APIClient
 
+from accounts_app.actions import token_create
 from accounts_app.models import Account, Role, Token, User
 from accounts_app.tenancy import for_user
 from core_app.models import Event
@@ -112,6 +113,15 @@ def test_a_deleted_or_expired_token_opens_nothing(alice: Person, anonymous: APIC
             Token.objects.filter(pk=made["id"]).update(expiry=timezone.now() - timedelta(seconds=1))
         anonymous.credentials(HTTP_AUTHORIZATION=f"Token {made['token']}")
         assert anonymous.get("/api/v1/zones/").status_code == 401
+
+
+def test_other_tokens_of_a_user_cost_a_request_nothing(alice: Person, django_assert_num_queries: Any) -> None:
+    for _ in range(5):
+        token_create(alice.user, name="ci", by=alice.user)
+    alice.get("/api/v1/zones/")
+    with django_assert_num_queries(2) as seen:
+        alice.get("/api/v1/zones/")
+    assert ["accounts_app_token" in query["sql"] for query in seen.captured_queries] == [True, False]
 
 
 def test_use_is_noted_to_the_minute(alice: Person) -> None:
