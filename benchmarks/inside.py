@@ -28,6 +28,8 @@ def fill(rows: int) -> None:
     command = Command.objects.create(**fixed, operation=operation, agent=agent, payload={}, seq=1 << 40)
     attempt = Attempt.objects.create(command=command, number=1)
     say = _Dialect(rows)
+    for setting in say.hurry:
+        _execute(setting)
     moments = {"created_at": say.moment, "finished_at": say.if_open("NULL", say.moment)}
     _copy(operation, rows, {"id": say.id, "state": say.if_open("'running'", "'succeeded'"), **moments})
     states = "CASE WHEN i %% 4 = 0 THEN 'SENT' ELSE 'PROCESSING' END"
@@ -38,8 +40,7 @@ def fill(rows: int) -> None:
         seed.delete()
     if connection.vendor == "postgresql":
         # What autovacuum does by itself within a minute.
-        with connection.cursor() as cursor:
-            cursor.execute("VACUUM ANALYZE")
+        _execute("VACUUM ANALYZE")
 
 
 class _Dialect:
@@ -54,10 +55,13 @@ class _Dialect:
             self.id = f"(lpad(to_hex({spread}), 8, '0') || lpad(to_hex(i), 24, '0'))::uuid"
             self.moment = f"to_timestamp({began} + i * {_SPACING_SECONDS})"
             self.far_away = "now() + interval '1 day'"
+            # Without the triggers of foreign keys: the rows are right.
+            self.hurry = ["SET session_replication_role = replica"]
         else:
             self.id = f"printf('%%08x', {spread}) || printf('%%024x', i)"
             self.moment = _sqlite_moment(f"{began} + i * {_SPACING_SECONDS}")
             self.far_away = _sqlite_moment(f"{began + 2 * 86_400}")
+            self.hurry = ["PRAGMA synchronous = OFF", "PRAGMA cache_size = -500000"]
 
     def if_open(self, yes: str, no: str) -> str:
         return f"CASE WHEN i > {self._open_from} THEN {yes} ELSE {no} END"
@@ -77,8 +81,18 @@ def _copy(seed: models.Model, rows: int, changes: dict[str, str], without: str =
     if connection.vendor == "postgresql":
         numbers = f"SELECT generate_series(1::bigint, {rows}) AS i"
     pk = seed._meta.pk.get_db_prep_value(seed.pk, connection)
+    # An index is made of all rows at once in a fraction of the time that they take one by one.
+    with connection.schema_editor() as editor:
+        for index in seed._meta.indexes:
+            editor.remove_index(type(seed), index)
+        editor.execute(f"WITH RECURSIVE numbers AS ({numbers}) {insert}", [pk])
+        for index in seed._meta.indexes:
+            editor.add_index(type(seed), index)
+
+
+def _execute(statement: str) -> None:
     with connection.cursor() as cursor:
-        cursor.execute(f"WITH RECURSIVE numbers AS ({numbers}) {insert}", [pk])
+        cursor.execute(statement)
 
 
 RAW_QUESTIONS = (
@@ -88,7 +102,7 @@ RAW_QUESTIONS = (
     " AND a.created_at < {yesterday}",
     "SELECT id FROM operations_app_command WHERE state = 'CREATED' ORDER BY seq LIMIT 1000",
     "SELECT w.operation_id FROM operations_app_waiter w JOIN operations_app_operation o ON o.id = w.awaited_id"
-    " WHERE o.state IN ('succeeded', 'failed', 'cancelled') LIMIT 1000",
+    " WHERE o.state NOT IN ('pending', 'running', 'needs_attention') LIMIT 1000",
     "SELECT id FROM operations_app_command WHERE state = 'RECONCILING' AND probed_at < {now}",
     "SELECT id FROM operations_app_command"
     " WHERE state IN ('INTERRUPTED', 'TIMED_OUT', 'RECONCILE_RETRY', 'RECONCILE_FAILED') LIMIT 100",
@@ -98,7 +112,7 @@ RAW_QUESTIONS = (
     " AND NOT EXISTS (SELECT 1 FROM operations_app_command c WHERE c.operation_id = o.id"
     " AND c.state NOT IN ('COMPLETED', 'FAILED', 'CANCELLED', 'RECONCILED')) LIMIT 1000",
 )
-"""What a sweep has to find out, as one would ask it by hand."""
+"""What a sweep has to find out, as one would ask it by hand; all but what nobody waits for any more."""
 
 
 def sweep(rounds: int) -> dict[str, list[float]]:

@@ -132,7 +132,7 @@ def show(value: float, unit: str) -> str:
 
 
 def _summary(values: list[float]) -> dict[str, float]:
-    found = {"p50": median(values)}
+    found = {"best": min(values), "p50": median(values)}
     if len(values) >= P99_ROUNDS:
         found["p99"] = quantiles(values, n=100, method="inclusive")[98]
     return found
