@@ -4,6 +4,8 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from rest_framework.test import APIClient
 
@@ -115,13 +117,13 @@ def test_a_deleted_or_expired_token_opens_nothing(alice: Person, anonymous: APIC
         assert anonymous.get("/api/v1/zones/").status_code == 401
 
 
-def test_other_tokens_of_a_user_cost_a_request_nothing(alice: Person, django_assert_num_queries: Any) -> None:
+def test_other_tokens_of_a_user_cost_a_request_nothing(alice: Person) -> None:
     for _ in range(5):
         token_create(alice.user, name="ci", by=alice.user)
     alice.get("/api/v1/zones/")
-    with django_assert_num_queries(2) as seen:
+    with CaptureQueriesContext(connection) as seen:
         alice.get("/api/v1/zones/")
-    assert ["accounts_app_token" in query["sql"] for query in seen.captured_queries] == [True, False]
+    assert sum('FROM "accounts_app_token"' in query["sql"] for query in seen.captured_queries) == 1
 
 
 def test_use_is_noted_to_the_minute(alice: Person) -> None:
