@@ -34,6 +34,7 @@ METAVARS = {
 }
 """What stands for a value in ``--help``."""
 COMPLETED_NAMES = 100
+ACCEPTED = 202
 
 Given = dict[str, Any]
 Complete = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
@@ -155,13 +156,11 @@ class Run:
         if self.call.answer is Answer.PAGES:
             return self._print_pages(path, query)
         body = None if self.call.method in {"GET", "DELETE"} else self._fields(self.call.body)
-        answer = self.session.client.send(self.call.method, path, query=query, body=body).body
-        if query.get("dry_run") == "true":
-            self._print_row(answer, answer)
-            return ExitCode.SUCCEEDED
-        if self.call.answer is Answer.OPERATION:
-            return self._follow(answer)
-        return self._print_answer(answer)
+        reply = self.session.client.send(self.call.method, path, query=query, body=body)
+        if reply.status == ACCEPTED:
+            return self._follow(reply.body)
+        # What a dry run of an operation answers is its plan.
+        return self._print_answer(reply.body)
 
     def _path(self) -> str:
         if "{id}" in self.call.path:

@@ -157,7 +157,7 @@ def hosts(client: Client) -> Iterator[Finding]:
         yield doubtful("There is no host that you may see.", "An operator joins one with a join token.")
     elif not away:
         yield good(f"Hosts: all {len(rows)} up.")
-    yield from _more("hosts that are not up", away)
+    yield from _more(away, "hosts are not up", "cloudctl hosts list --all")
 
 
 def pools(client: Client) -> Iterator[Finding]:
@@ -174,7 +174,7 @@ def pools(client: Client) -> Iterator[Finding]:
         )
     if rows and not low:
         yield good(f"Storage pools: all {len(rows)} have room.")
-    yield from _more("pools with little room", low)
+    yield from _more(low, "pools are low on room", "cloudctl storage-pools list --all")
 
 
 def is_low(pool: Row) -> bool:
@@ -223,9 +223,9 @@ SERVER: tuple[Look, ...] = (readiness, encryption, token)
 FLEET: tuple[Look, ...] = (hosts, pools, zones, operations, alarms)
 
 
-def _more(what: str, rows: Sequence[Row]) -> Iterator[Finding]:
+def _more(rows: Sequence[Row], what: str, command: str) -> Iterator[Finding]:
     if len(rows) > NAMED_LIMIT:
-        yield bad(f"{len(rows)} {what} in all.", "List them with `--all`.")
+        yield bad(f"In all {len(rows)} {what}.", f"See: {command}")
 
 
 def _ago(moment: str | None) -> str:

@@ -1,6 +1,7 @@
 """The command line against a server of its own that really listens, with the real API behind it."""
 
 import json
+import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from pytest_django.live_server_helper import LiveServer
 
 from accounts_app.actions import token_create, user_create
 from accounts_app.models import Account, Role
+from cloudctl.cli import doctor
 from cloudctl.cli.access import Access
 from cloudctl.cli.client import Client
 from cloudctl.cli.errors import CliError, ExitCode, RefusedError, UnreachableError
@@ -18,9 +20,13 @@ from cloudctl.cli.main import main
 from cloudctl.cli.references import References
 from cloudctl.cli.resources import BY_NAME
 from cloudctl.cli.waiting import wait
+from core_app import events
 from infra_app import actions
+from infra_app.models import Agent, Zone
 from operations_app.models import Operation
 from templates_app.models import Template
+
+ERROR = {"code": "x", "cause": "The disk is full.", "consequence": "It is off.", "remedy": "Free some room."}
 
 Cloudctl = Callable[..., tuple[int, str, str]]
 
@@ -116,8 +122,7 @@ def operation(**fields: Any) -> Operation:
 
 @pytest.mark.parametrize(("state", "code"), [("succeeded", 0), ("failed", 1), ("needs_attention", 3), ("cancelled", 4)])
 def test_the_exit_code_of_watch_is_the_worst_outcome(cloudctl: Cloudctl, state: str, code: int) -> None:
-    error = {"code": "x", "cause": "The disk is full.", "consequence": "It is off.", "remedy": "Free some room."}
-    ids = [str(operation(state="succeeded").pk), str(operation(state=state, error=error if code else None).pk)]
+    ids = [str(operation(state="succeeded").pk), str(operation(state=state, error=ERROR if code else None).pk)]
     found, _, err = cloudctl("operations", "watch", *ids)
     assert found == code
     assert ("The disk is full." in err, "remedy: Free some room." in err) == (bool(code), bool(code))
@@ -146,6 +151,43 @@ def test_a_wait_sees_the_end_that_comes_while_it_waits(operator: Access, capsys:
 
     (ended,) = wait(Client(operator), [str(row.pk)], timeout=10, views=Ending)
     assert ended["state"] == "succeeded"
+
+
+def test_in_a_terminal_a_bar_is_drawn_and_no_name_acts_on_it(operator: Access, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = operation(state="failed", target_name="web1\x1b]0;owned\x07")
+    ours, theirs = os.openpty()
+    with os.fdopen(ours, "rb", buffering=0) as screen, os.fdopen(theirs, "w") as terminal:
+        monkeypatch.setattr("sys.stderr", terminal)
+        wait(Client(operator), [str(row.pk)], timeout=10)
+        terminal.flush()
+        drawn = screen.read(1 << 16).decode()
+    assert "\x1b[" in drawn, "it is drawn as a terminal wants it"
+    assert "vm_start web1\\x1b]0;owned\\x07" in drawn
+    assert "\x1b]" not in drawn
+    assert "\x07" not in drawn
+
+
+def test_the_doctor_looks_at_the_fleet(operator: Access, zone: Zone, agent: Agent) -> None:
+    client = Client(operator)
+    actions.storage_pool_create(name="empty", zone=zone, type="nfs", path="/p", host=None)
+    Zone.objects.filter(pk=zone.pk).update(deletions_suspended=True)
+    Agent.objects.filter(pk=agent.pk).update(ahead=True)
+    stuck = operation(state="needs_attention", error=ERROR)
+    events.record("agent.ahead", agent, "It is ahead.", level="alarm")
+    found = {finding.what: finding for look in doctor.FLEET for finding in look(client)}
+    assert [what.split(",")[0] for what in found] == [
+        "Host host1 is joined",
+        "Host host1 knows commands that the database never issued.",
+        "Pool empty: no host has told of its room.",
+        "Zone zone1: deletions are suspended.",
+        f"Operation {stuck.pk} (vm_start north) needs a person: The disk is full.",
+        "Alarm agent.ahead",
+    ]
+    assert all(finding.remedy for finding in found.values())
+    (whose,) = doctor.token(client)
+    assert whose.what == "The token is valid: user olga, role operator."
+    assert not list(doctor.encryption(client))
+    assert list(doctor.encryption(Client(Access("http://cloud.example", ""))))
 
 
 class Relay:
