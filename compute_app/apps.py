@@ -10,9 +10,10 @@ class ComputeConfig(AppConfig):
     def ready(self) -> None:
         from accounts_app import limits
         from accounts_app.models import Resource
-        from compute_app import accounting, rules, sights, sweep, workflows
+        from compute_app import accounting, in_use, rules, sights, sweep, workflows
         from compute_app.models import VM, Volume
         from operations_app import registry
+        from templates_app.models import Template
 
         registry.register_lockable("vm", VM)
         registry.register_lockable("volume", Volume)
@@ -25,6 +26,7 @@ class ComputeConfig(AppConfig):
         registry.register_verdict("vm.reboot", rules.judge_vm_reboot)
         registry.register_verdict("vm.resume", rules.judge_vm_resume)
         registry.register_verdict("vm.console", rules.judge_vm_console)
+        registry.register_guard(Template, in_use.of_template)
         limits.count_by(Resource.VMS, accounting.count_vms)
         limits.count_by(Resource.VOLUMES, accounting.count_volumes)
         limits.count_by(Resource.PRIMARY_STORAGE_BYTES, accounting.count_bytes)

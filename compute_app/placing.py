@@ -42,17 +42,6 @@ def find_host(vm: VM) -> UUID:
     return place
 
 
-def host_for_removal(pool: StoragePool, preferred: UUID | None) -> UUID | None:
-    """A host that can remove files on a pool that nothing uses any more: the preferred one if it is up, else any.
-
-    When none is up, one that will be asked when it comes back; None when no host ever reached the pool.
-    """
-    reaching = Agent.objects.filter(host__reaches__in=pool.reaches.filter(reachable=True))
-    up = reaching.filter(state=Agent.State.UP, ahead=False)
-    candidates: dict[UUID, Agent] = (up if up.exists() else reaching).order_by("pk").in_bulk()
-    return preferred if preferred in candidates else next(iter(candidates), preferred)
-
-
 def _pools_by_host(zone: Zone) -> dict[UUID, set[UUID]]:
     reached: dict[UUID, set[UUID]] = defaultdict(set)
     for pool_id, host_id in PoolReach.objects.filter(pool__zone=zone, reachable=True).values_list("pool_id", "host_id"):

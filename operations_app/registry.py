@@ -24,6 +24,10 @@ BY_PERSON_FORWARD = (Judgement.DONE, Judgement.REDO)
 """Of what has no way back."""
 
 
+Guard = Callable[[Any], str]
+"""Why an object may not be deleted, as a sentence; empty when nothing speaks against it."""
+
+
 class PingConsumer(Protocol):
     """Compares what an agent sees with what should be. Must bear being called twice with the same ping."""
 
@@ -35,6 +39,7 @@ _verdicts: dict[str, VerdictRule] = {}
 _by_person: dict[str, Collection[Judgement]] = {}
 _lockable: dict[str, type[models.Model]] = {}
 ping_consumers: list[PingConsumer] = []
+_guards: dict[type[models.Model], list[Guard]] = {}
 sweeps: list[Callable[[], None]] = []
 """What later rooms compare in each round of the sweep. Harmless when run twice at once."""
 
@@ -62,6 +67,16 @@ def register_verdict(
 def register_lockable(resource_type: str, model: type[models.Model]) -> None:
     """Rows of this model are locked, in the order of their ids, while reservations on them are taken."""
     _lockable[resource_type] = model
+
+
+def register_guard(model: type[models.Model], guard: Guard) -> None:
+    """Let a later room speak against the deletion of what an earlier one has."""
+    _guards.setdefault(model, []).append(guard)
+
+
+def reasons_to_keep(target: models.Model) -> list[str]:
+    """Why an object may not be deleted now; asked with its row locked."""
+    return [reason for guard in _guards.get(type(target), ()) if (reason := guard(target))]
 
 
 def workflow_of(kind: str) -> Workflow:

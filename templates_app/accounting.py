@@ -2,7 +2,7 @@
 
 from uuid import UUID
 
-from accounts_app import usage
+from accounts_app import limits, usage
 from accounts_app.models import Resource
 from templates_app.models import Template
 
@@ -18,7 +18,13 @@ def count_templates(account_id: UUID) -> int:
     return Template.objects.filter(account=account_id, state__in=COUNTED).count()
 
 
-def template_moved(template: Template) -> None:
-    """A template is in another state: it is used while it can be."""
-    there = template.state == Template.State.READY
-    usage.record("template", template, count=int(there), size_bytes=max(template.size_bytes or 0, 0))
+def template_ready(template: Template) -> None:
+    """A template can be deployed from now on."""
+    usage.record("template", template, size_bytes=max(template.size_bytes or 0, 0))
+
+
+def template_gone(template: Template, *, was_counted: bool = True) -> None:
+    """A template can be deployed from no more; one whose registration had failed is not counted any longer."""
+    if was_counted:
+        limits.give_back(template.account, of_template())
+    usage.record("template", template, count=0)

@@ -17,11 +17,12 @@ from core_app.errors import Busy, InvalidInput, NotPermitted, WrongState
 from core_app.sealing import encrypt_at_rest
 from core_app.transitions import transition
 from infra_app.models import StoragePool, Zone
+from operations_app import registry
 from operations_app.actions import submit
 from operations_app.models import Operation
 from operations_app.rules import OPERATION_FINAL
 from operations_app.workflow import locked
-from templates_app.accounting import of_template
+from templates_app.accounting import COUNTED, of_template, template_gone
 from templates_app.models import Placement, Template
 from templates_app.sources import allowed_networks
 
@@ -161,6 +162,37 @@ def template_prepare(template: Template, pool: StoragePool, user: User | None = 
     return operation
 
 
+def template_delete(template: Template, user: User | None = None) -> Operation:
+    """Delete a template: it is gone for its users at once, and its copies are removed from the pools.
+
+    Raises NotPermitted when it is another account's; WrongState when it is in use or deleted already; Busy while it is
+    being registered, downloaded or deployed from.
+    """
+    if user is not None and not user.operates and user.account_id != template.account_id:
+        raise NotPermitted(f"{template} belongs to another account.", "Nothing was deleted.", "Ask its owner.")
+    with transaction.atomic():
+        for zone_id in template.placements.order_by("zone").values_list("zone", flat=True).distinct():
+            lock_zone(zone_id)
+        template = Template.objects.select_for_update(no_key=True).get(pk=template.pk)
+        _check_may_be_deleted(template)
+        placements = template.placements.exclude(pool=None).values_list("pk", flat=True)
+        was_counted = template.state in COUNTED
+        if transition(template, Template.State.DELETED, event="template.deleted"):
+            template_gone(template, was_counted=was_counted)
+        held = [("placement", pk) for pk in placements] + [("placement_download", pk) for pk in placements]
+        return submit("template.delete", template, exclusive=[("template", template.pk), *held], user=user)
+
+
+def _check_may_be_deleted(template: Template) -> None:
+    reasons = registry.reasons_to_keep(template)
+    if template.state == Template.State.DELETED:
+        reasons = [f"{template} is deleted already."]
+    if reasons:
+        raise WrongState(
+            " ".join(reasons), "Nothing was deleted.", "Expunge what was made from it first.", code="template_in_use"
+        )
+
+
 def ensure_placement(
     template: Template, pool: StoragePool, *, for_waiters: bool, user: User | None = None
 ) -> tuple[Placement, Operation | None]:
@@ -172,6 +204,7 @@ def ensure_placement(
     WrongState when the template is not ready, Busy while a download to this pool is being put back.
     """
     lock_zone(pool.zone_id)
+    template.refresh_from_db(fields=["state"])  # it may have been deleted until now
     if template.state != Template.State.READY:
         raise WrongState(
             f"{template} is {template.state}.",

@@ -1,5 +1,6 @@
 """``templates/`` with their placements."""
 
+from functools import partial
 from typing import Any, ClassVar
 
 from django.db.models import QuerySet
@@ -12,14 +13,18 @@ from rest_framework.response import Response
 from accounts_app.models import Account
 from accounts_app.owners import VisibleField, account_for
 from accounts_app.tenancy import user_of
+from core_app import dry_run
 from core_app.accepted import Accepted
 from core_app.references import Reference, reference
 from core_app.serializers import ReferenceSerializer, StrictSerializer
 from core_app.viewsets import ReadViewSet
 from infra_app.models import StoragePool, Zone
+from infra_app.reaching import remover_of
 from operations_app.api import OperationSerializer
+from operations_app.models import Operation
 from templates_app import actions
 from templates_app.models import Placement, Template
+from templates_app.workflows import copies_of, pool_of
 
 
 class TemplateSerializer(serializers.ModelSerializer[Template]):
@@ -151,7 +156,7 @@ class TemplateViewSet(ReadViewSet):
     serializer_class = TemplateSerializer
     filterset_fields: ClassVar = ["name", "state", "zones", "account", "format", "public"]
     ordering_fields = ("name",)
-    query_parameters: ClassVar = {"placements": ("cursor", "page_size")}
+    query_parameters: ClassVar = {"placements": ("cursor", "page_size"), "destroy": ("dry_run",)}
     writable_by_users = True
 
     @extend_schema(request=NewTemplateSerializer, responses={202: OperationSerializer})
@@ -186,6 +191,31 @@ class TemplateViewSet(ReadViewSet):
         given = PrepareSerializer(data=request.data)
         given.is_valid(raise_exception=True)
         return Accepted(actions.template_prepare(template, given.validated_data["pool"], user_of(request)))
+
+    @extend_schema(
+        parameters=[dry_run.PARAMETER], responses={200: dry_run.DeletionPlanSerializer, 202: OperationSerializer}
+    )
+    def destroy(self, request: Request, pk: str) -> Response:
+        """Delete a template that nothing is made from any more, with its copies on the pools."""
+        delete = partial(actions.template_delete, self.get_object(), user_of(request))
+        if dry_run.wanted(request):
+            return Response(dry_run.rehearse(delete, _deletion_plan))
+        return Accepted(delete())
+
+
+def _deletion_plan(operation: Operation) -> dict[str, Any]:
+    files = []
+    for placement in copies_of(operation.target_id):
+        pool = pool_of(placement)
+        files.append(
+            {
+                "host": remover_of(pool),
+                "pool": pool.name,
+                "path": placement.path or f"{pool.path}/{placement.template.file_name}",
+                "size_bytes": placement.size_bytes or 0,
+            }
+        )
+    return dry_run.deletion_plan(files)
 
 
 routes = [("templates", TemplateViewSet, "template")]

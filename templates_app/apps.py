@@ -18,6 +18,7 @@ class TemplatesConfig(AppConfig):
         registry.register_lockable("placement", Placement)
         registry.register_workflow(workflows.RegisterTemplate())
         registry.register_workflow(workflows.DownloadTemplate())
+        registry.register_workflow(workflows.DeleteTemplate())
         registry.register_verdict("template.check", rules.judge_check)
         registry.register_verdict("template.download", rules.judge_download)
         registry.register_verdict("template.remove", rules.judge_remove, by_person=registry.BY_PERSON_FORWARD)

@@ -3,17 +3,20 @@
 import random
 from collections.abc import Sequence
 from typing import Any
+from uuid import UUID
 
-from accounts_app.limits import give_back
+from django.db.models import QuerySet
+
 from agents.protocol.kinds import TemplateCheck, TemplateDownload, TemplateDownloadAnswer, TemplateRemove
 from agents.protocol.states import CommandState
 from core_app.errors import WrongState
 from core_app.transitions import transition
 from infra_app.models import Agent, StoragePool
+from infra_app.reaching import host_for_removal
 from operations_app.models import Command, Operation
 from operations_app.rules import OperationState
 from operations_app.workflow import CommandSpec, Refused, Step, Workflow
-from templates_app.accounting import of_template, template_moved
+from templates_app.accounting import template_gone, template_ready
 from templates_app.models import Placement, Template
 from templates_app.sources import limits, secrets_of, source_of
 
@@ -99,11 +102,11 @@ class RegisterTemplate(Workflow):
             error = _with_reasons(operation)
             event = "template.failed"
             if transition(template, Template.State.FAILED, event=event, sets={"error": error}, level="warning"):
-                give_back(template.account, of_template())
+                template_gone(template)
             return
         sizes = {name: operation.data.get(name) for name in ("size_bytes", "virtual_size_bytes")}
         if transition(template, Template.State.READY, event="template.ready", sets=sizes):
-            template_moved(template)
+            template_ready(template)
             for zone in template.zones.all():
                 Placement.objects.create(
                     template=template, kind=Placement.Kind.STORE, zone=zone, state=Placement.State.READY
@@ -167,16 +170,11 @@ class DownloadToPool(Step):
         last = operation.commands.filter(kind="template.download").order_by("-seq").first()
         if last is None or last.state in (CommandState.FAILED, CommandState.CANCELLED):
             return ()
-        placement = _placement(operation)
-        pool = _pool(placement)
-        payload = TemplateRemove(
-            template_id=str(placement.template_id), pool_path=pool.path, file_name=placement.template.file_name
-        )
-        return [CommandSpec("template.remove", last.agent_id, _lane(placement), payload)]
+        return [_removal(_placement(operation), last.agent_id)]
 
     def _ask(self, operation: Operation) -> Sequence[CommandSpec]:
         placement = _placement(operation)
-        template, pool = placement.template, _pool(placement)
+        template, pool = placement.template, pool_of(placement)
         tried = operation.data.setdefault("tried", [])
         host = _downloading_host(pool, tried)
         if host is None:
@@ -231,6 +229,49 @@ class DownloadTemplate(Workflow):
             )
 
 
+# --- deletion ------------------------------------------------------------------------------------------------------
+
+
+class RemoveCopies(Step):
+    """Remove the files of all its copies, with what unfinished downloads left; the template is deleted already."""
+
+    name = "remove copies"
+    forward_only = True
+
+    def send(self, operation: Operation) -> Sequence[CommandSpec]:
+        copies = copies_of(operation.target_id)
+        return [_removal(placement, self._host(placement), str(placement.pk)) for placement in copies]
+
+    def _host(self, placement: Placement) -> UUID:
+        host_id = host_for_removal(pool_of(placement), None)
+        if host_id is None:
+            raise Refused(
+                "no_host_reaches_pool",
+                f"No host ever reached pool {placement.pool}, where a copy may lie.",
+                "The copies stay until one does.",
+                "Bring a host with this pool up.",
+            )
+        return host_id
+
+    def done(self, operation: Operation, command: Command) -> None:
+        transition(Placement.objects.get(pk=command.label), Placement.State.ABSENT, event="placement.removed")
+
+
+class DeleteTemplate(Workflow):
+    kind = "template.delete"
+    steps = (RemoveCopies(),)
+
+    def ended(self, operation: Operation) -> None:
+        for placement in Placement.objects.filter(template=operation.target_id, kind=Placement.Kind.STORE):
+            transition(placement, Placement.State.ABSENT, event="placement.removed")
+
+
+def copies_of(template_id: UUID) -> QuerySet[Placement]:
+    """Placements with files on a pool, whole or not."""
+    there = Placement.objects.filter(template=template_id, kind=Placement.Kind.POOL)
+    return there.exclude(state=Placement.State.ABSENT).select_related("template", "pool").order_by("pk")
+
+
 # --- shared --------------------------------------------------------------------------------------------------------
 
 
@@ -238,10 +279,19 @@ def _placement(operation: Operation) -> Placement:
     return Placement.objects.select_related("template", "pool").get(pk=operation.target_id)
 
 
-def _pool(placement: Placement) -> StoragePool:
+def pool_of(placement: Placement) -> StoragePool:
     if placement.pool is None:
         raise ValueError(f"placement {placement.pk} is not on a pool")
     return placement.pool
+
+
+def _removal(placement: Placement, host_id: UUID, label: str = "") -> CommandSpec:
+    payload = TemplateRemove(
+        template_id=str(placement.template_id),
+        pool_path=pool_of(placement).path,
+        file_name=placement.template.file_name,
+    )
+    return CommandSpec("template.remove", host_id, _lane(placement), payload, label)
 
 
 def _lane(placement: Placement) -> str:

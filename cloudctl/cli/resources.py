@@ -219,6 +219,7 @@ RESOURCES = (
                 "Download one to a pool ahead of a deployment.",
                 replace(POOL, required=True),
             ),
+            delete("templates/", DRY_RUN, answer=Answer.OPERATION, text="Delete one, with its copies on the pools."),
         ),
         gone=("deleted",),
     ),
@@ -276,6 +277,7 @@ RESOURCES = (
             delete(
                 "vms/",
                 Field("expunge", Kind.FLAG, help="Remove its volumes too, for good"),
+                DRY_RUN,
                 answer=Answer.OPERATION,
                 text="Destroy one.",
             ),

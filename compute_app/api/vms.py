@@ -1,5 +1,6 @@
 """``vms/``."""
 
+from functools import partial
 from typing import Any, ClassVar
 
 from django.db.models import Prefetch
@@ -15,11 +16,15 @@ from accounts_app.owners import VisibleField, account_for
 from accounts_app.tenancy import user_of
 from compute_app import actions
 from compute_app.models import VM, Volume
+from compute_app.workflows.payloads import volumes_on_disk
+from core_app import dry_run
 from core_app.accepted import Accepted
 from core_app.serializers import StrictSerializer
 from core_app.viewsets import ReadViewSet
 from infra_app.models import Host, StoragePool, Zone
+from infra_app.reaching import remover_of
 from operations_app.api import OperationSerializer
+from operations_app.models import Operation
 from templates_app.models import Template
 
 MEBIBYTE = 1 << 20
@@ -107,7 +112,7 @@ class VMViewSet(ReadViewSet):
     serializer_class = VMSerializer
     filterset_fields: ClassVar = ["name", "state", "zone", "account", "host", "template", "guest_agent"]
     ordering_fields = ("name",)
-    query_parameters: ClassVar = {"destroy": {"expunge"}}
+    query_parameters: ClassVar = {"destroy": {"expunge", "dry_run"}}
     writable_by_users = True
 
     @extend_schema(request=NewVMSerializer, responses={202: OperationSerializer})
@@ -124,13 +129,19 @@ class VMViewSet(ReadViewSet):
         return Accepted(operation)
 
     @extend_schema(
-        parameters=[OpenApiParameter("expunge", OpenApiTypes.BOOL, description="Remove its volumes too, for good")],
-        responses={202: OperationSerializer},
+        parameters=[
+            OpenApiParameter("expunge", OpenApiTypes.BOOL, description="Remove its volumes too, for good"),
+            dry_run.PARAMETER,
+        ],
+        responses={200: dry_run.DeletionPlanSerializer, 202: OperationSerializer},
     )
     def destroy(self, request: Request, pk: str) -> Response:
         """Destroy a VM. Its volumes are kept unless ``expunge`` is true."""
         expunge = serializers.BooleanField().run_validation(request.query_params.get("expunge", "false"))
-        return Accepted(actions.vm_destroy(self.get_object(), expunge=expunge, user=user_of(request)))
+        destroy = partial(actions.vm_destroy, self.get_object(), expunge=expunge, user=user_of(request))
+        if dry_run.wanted(request):
+            return Response(dry_run.rehearse(destroy, _destruction_plan))
+        return Accepted(destroy())
 
     @extend_schema(request=None, responses={202: OperationSerializer})
     @action(detail=True, methods=["post"])
@@ -177,3 +188,19 @@ def _force(request: Request) -> dict[str, Any]:
     given.is_valid(raise_exception=True)
     fields = given.validated_data
     return {"force": fields["force"], "then_force_after": fields.get("timeout_seconds")}
+
+
+def _destruction_plan(operation: Operation) -> dict[str, Any]:
+    vm = VM.objects.get(pk=operation.target_id)
+    volumes = volumes_on_disk(vm).order_by("device_index") if operation.data["expunge"] else ()
+    files = [
+        {
+            "host": remover_of(volume.pool, vm.last_host_id),
+            "pool": volume.pool.name,
+            "path": file.path,
+            "size_bytes": file.virtual_size_bytes,
+        }
+        for volume in volumes
+        for file in volume.files.all()
+    ]
+    return dry_run.deletion_plan(files, vm.host.name if vm.host else None)

@@ -8,7 +8,7 @@ from django.utils import timezone
 
 from accounts_app import limits
 from agents.protocol.states import CommandState
-from compute_app import accounting, placing
+from compute_app import accounting
 from compute_app.models import VM, Volume
 from compute_app.workflows.payloads import (
     console,
@@ -25,6 +25,7 @@ from compute_app.workflows.payloads import (
 )
 from core_app import events
 from core_app.transitions import transition
+from infra_app.reaching import host_for_removal
 from operations_app.models import Command, Operation
 from operations_app.rules import OperationState
 from operations_app.workflow import CommandSpec, Refused, Step, Wait, Workflow
@@ -178,7 +179,7 @@ class RemoveVolumes(Step):
         return [removal(volume, self._host(volume, vm)) for volume in volumes_on_disk(vm)]
 
     def _host(self, volume: Volume, vm: VM) -> UUID:
-        host_id = placing.host_for_removal(volume.pool, vm.last_host_id)
+        host_id = host_for_removal(volume.pool, vm.last_host_id)
         if host_id is None:
             raise Refused(
                 "no_host_reaches_pool",

@@ -6,6 +6,7 @@ Alice owns account ``acme`` with Bob as a teammate; Charlie is an outsider. Ada 
 import subprocess
 from collections.abc import Callable, Iterator
 from functools import cache
+from math import inf
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from rest_framework.test import APIClient
 
 from accounts_app.actions import account_create
 from accounts_app.models import Account, Role
+from accounts_app.throttling import TokenThrottle
 from cloudctl.celery import app
 from infra_app import actions
 from infra_app.models import Agent, Zone
@@ -56,6 +58,12 @@ def _tables() -> list[str]:
     kept = {ContentType._meta.db_table, Permission._meta.db_table}
     names = connection.introspection.django_table_names(only_existing=True, include_views=False)
     return sorted(set(names) - kept)
+
+
+@pytest.fixture(autouse=True)
+def the_throttle_knows_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It reads its setting every few seconds: never in the middle of a test that counts queries."""
+    monkeypatch.setattr(TokenThrottle, "_limit_read_at", inf)
 
 
 @pytest.fixture
