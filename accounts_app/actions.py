@@ -12,10 +12,12 @@ from accounts_app import limits
 from accounts_app.models import Account, Role, Token, User
 from core_app import events
 from core_app.errors import InvalidInput, NotPermitted, WrongState
+from core_app.names import check_name
 
 
 def account_create(name: str) -> Account:
-    """Raises WrongState if the name is taken."""
+    """Raises WrongState if the name is taken, InvalidInput if it cannot be a name."""
+    check_name(name)
     try:
         with transaction.atomic():
             account = Account.objects.create(name=name)
@@ -31,9 +33,10 @@ def account_create(name: str) -> Account:
 def user_create(*, name: str, role: str, account: Account | None, password: str | None, by: User | None) -> User:
     """Make a user; without a password only tokens let it in. ``by`` None is the installation itself.
 
-    Raises NotPermitted if ``by`` may not give the role, InvalidInput for a password that is too easy, WrongState if
-    the name is taken.
+    Raises NotPermitted if ``by`` may not give the role, InvalidInput for a password that is too easy or what is no
+    name, WrongState if the name is taken.
     """
+    check_name(name)
     _check_may_give(role, by)
     try:
         with transaction.atomic():
@@ -146,6 +149,7 @@ def token_create(user: User, *, name: str, by: User | None, valid: timedelta = t
     Raises NotPermitted if ``by`` is neither the user nor may act for users of that role.
     """
     _check_may_act_for(user, by)
+    check_name(name)
     with transaction.atomic():
         token, secret = Token.objects.create(user, expiry=valid, name=name)
         events.record("token.created", token, f"Token {name} of {user.name}")

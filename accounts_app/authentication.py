@@ -7,6 +7,7 @@ from django.db.models import Q
 from django.utils import timezone
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
 from knox.auth import TokenAuthentication as KnoxTokenAuthentication
+from rest_framework.exceptions import AuthenticationFailed
 
 from accounts_app.models import Token, User
 
@@ -15,6 +16,13 @@ USE_IS_NOTED_EVERY = timedelta(minutes=1)
 
 class TokenAuthentication(KnoxTokenAuthentication):  # type: ignore[misc]  # untyped
     """Knox's, and it notes when a token was last used; to the minute, so that reads hardly ever write."""
+
+    def authenticate_credentials(self, token: bytes) -> tuple[User, Token]:
+        """Ours are letters and digits; what else a header may hold is no token, and nothing to look up."""
+        if not token.isalnum():
+            raise AuthenticationFailed("Invalid token.")
+        user, found = super().authenticate_credentials(token)
+        return user, found
 
     def validate_user(self, auth_token: Token) -> tuple[User, Token]:
         user, token = super().validate_user(auth_token)

@@ -20,10 +20,20 @@ from nacl.public import PublicKey
 from agents.protocol.messages import Hello, Ping, PoolFact, command_queue
 from core_app import events, settings_rows
 from core_app.errors import InvalidInput, NotFound, NotPermitted, WrongState
+from core_app.names import check_name
 from core_app.transitions import transition
 from infra_app.models import Agent, Host, JoinToken, PoolReach, StoragePool, Zone
 
 SILENT_BATCH = 100
+SYSTEM_FOLDERS = frozenset(
+    {"/", "/home", "/opt", "/root", "/tmp", "/var", "/var/cache", "/var/lib", "/var/log", "/var/spool", "/var/tmp"}  # noqa: S108
+)
+"""No pool's folder, though a pool may lie below; hier(7)."""
+SYSTEM_TREES = (
+    *("/bin", "/boot", "/dev", "/etc", "/lib", "/lib32", "/lib64", "/libx32", "/lost+found", "/proc", "/run", "/sbin"),
+    *("/sys", "/usr", "/var/run"),
+)
+"""Where nothing may be a pool."""
 SETTINGS_OF_AGENTS = ("ping.interval", "host.accelerator")
 
 
@@ -274,7 +284,8 @@ def _record_pool(agent: Agent, pool: StoragePool, fact: PoolFact) -> None:
 
 
 def zone_create(name: str) -> Zone:
-    """Raises WrongState if the name is taken."""
+    """Raises WrongState if the name is taken, InvalidInput if it cannot be a name."""
+    check_name(name)
     try:
         with transaction.atomic():
             zone = Zone.objects.create(name=name)
@@ -289,23 +300,39 @@ def zone_create(name: str) -> Zone:
 def storage_pool_create(*, name: str, zone: Zone, type: str, path: str, host: Host | None) -> StoragePool:  # noqa: A002
     """Make a pool's rows; its hosts are told of it with the answer to their next ping.
 
-    Raises InvalidInput for a path that is not absolute and plain, or a host that does not fit the type; WrongState if
-    the name is taken or another pool has files at the path.
+    Raises InvalidInput for a name or path that cannot be one, a folder of the host's own system, or a host that does
+    not fit the type; WrongState if the name is taken or another pool has files at the path.
     """
+    check_name(name)
     _check_pool(zone, type, path, host)
     with transaction.atomic():
         Zone.objects.select_for_update().get(pk=zone.pk)  # one at a time: the next look must see this pool
         for other in StoragePool.objects.filter(zone=zone):
-            if other.name == name or _same_folder(other, path, host):
-                raise WrongState(
-                    f"There is a pool {other.name} at {other.path} already.",
-                    "No other was made: two pools in one folder would overwrite each other's files.",
-                    "Choose another name and path, or use the pool that is there.",
-                    code="pool_exists",
-                )
+            if other.name == name:
+                raise _name_taken(other)
+            if _same_folder(other, path, host):
+                raise _folder_taken(other, path)
         pool = StoragePool.objects.create(name=name, zone=zone, type=type, path=path, host=host)
         events.record("storage_pool.created", pool)
     return pool
+
+
+def _name_taken(other: StoragePool) -> WrongState:
+    return WrongState(
+        f"Zone {other.zone} has a pool {other.name} already, at {other.path}.",
+        "No other was made.",
+        "Choose another name, or use the pool that is there.",
+        code="pool_exists",
+    )
+
+
+def _folder_taken(other: StoragePool, path: str) -> WrongState:
+    return WrongState(
+        f"{path} and the folder of pool {other.name}, {other.path}, are the same or lie one in the other.",
+        "No pool was made: two pools in one folder would overwrite each other's files.",
+        "Choose a folder apart from it, or use the pool that is there.",
+        code="pool_exists",
+    )
 
 
 def _same_folder(pool: StoragePool, path: str, host: Host | None) -> bool:
@@ -316,8 +343,10 @@ def _same_folder(pool: StoragePool, path: str, host: Host | None) -> bool:
 
 def _check_pool(zone: Zone, kind: str, path: str, host: Host | None) -> None:
     errors = {}
-    if not path.startswith("/") or path.startswith("//") or path == "/" or path != posixpath.normpath(path):
-        errors["path"] = ["It must be absolute and plain, without //, . or .., and not the root folder."]
+    if not path.startswith("/") or path.startswith("//") or path != posixpath.normpath(path):
+        errors["path"] = ["It must be absolute and plain, without //, . or .. and without a / at its end."]
+    elif folder := _system_folder(path):
+        errors["path"] = [f"{folder} is the host's own. Give the pool a folder or mount that nothing else uses."]
     if kind == StoragePool.Type.LOCAL and host is None:
         errors["host"] = ["A local pool needs the host whose folder it is."]
     if kind != StoragePool.Type.LOCAL and host is not None:
@@ -328,6 +357,13 @@ def _check_pool(zone: Zone, kind: str, path: str, host: Host | None) -> None:
         raise InvalidInput(
             "The pool is not described as it must be.", "No pool was made.", "Correct the fields.", errors=errors
         )
+
+
+def _system_folder(path: str) -> str | None:
+    """What of the host's own system the path would lie in, or be."""
+    if path in SYSTEM_FOLDERS:
+        return path
+    return next((tree for tree in SYSTEM_TREES if path == tree or path.startswith(f"{tree}/")), None)
 
 
 def introduction(agent: Agent) -> dict[str, object]:

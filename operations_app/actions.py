@@ -114,7 +114,7 @@ def cancel(operation_id: UUID) -> Operation:
             raise WrongState(
                 _why_no_cancel(operation),
                 "Nothing was changed.",
-                "Watch the operation; when it has ended, ask for the opposite.",
+                _instead_of_cancel(operation),
                 operation=operation.pk,
             )
         operation.cancel_requested_at = timezone.now()
@@ -137,6 +137,16 @@ def _why_no_cancel(operation: Operation) -> str:
     if operation.cancel_requested_at or operation.undoing:
         return "The operation is already being put back."
     return "The operation is past its point of no return; a cancel comes too late."
+
+
+def _instead_of_cancel(operation: Operation) -> str:
+    if operation.state == OperationState.SUCCEEDED:
+        return "There is nothing left to cancel. To be rid of what it did, ask for the opposite."
+    if operation.state in OPERATION_FINAL:
+        return "There is nothing left to cancel: it has left nothing behind."
+    if operation.cancel_requested_at or operation.undoing:
+        return "Wait until it has ended."
+    return "Wait until it has ended; then ask for the opposite if there is one."
 
 
 def request_cancel(command: Command) -> None:

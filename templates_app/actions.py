@@ -14,6 +14,7 @@ from agents.common.checksums import parse_checksum
 from agents.common.errors import CommandError
 from agents.common.request_headers import parse_headers
 from core_app.errors import Busy, InvalidInput, NotPermitted, WrongState
+from core_app.names import check_name
 from core_app.sealing import encrypt_at_rest
 from core_app.transitions import transition
 from infra_app.models import StoragePool, Zone
@@ -46,8 +47,9 @@ class Registration:
 def template_register(wanted: Registration, user: User | None = None) -> tuple[Template, Operation]:
     """Register a template for direct download; it is ready when a host has looked at its URL.
 
-    Raises InvalidInput naming the field (URL, checksum, header or zone), LimitExceeded.
+    Raises InvalidInput naming the field (name, URL, checksum, header or zone), LimitExceeded.
     """
+    check_name(wanted.name)
     headers, secret_headers = _check_source(wanted)
     with transaction.atomic():
         zones = _zones(wanted)

@@ -13,6 +13,7 @@ from compute_app.actions.common import locked, resources
 from compute_app.models import VM, Volume, VolumeFile
 from compute_app.rules import Need
 from core_app.errors import InvalidInput, WrongState
+from core_app.names import check_name
 from core_app.transitions import transition
 from infra_app.models import Agent, Host, StoragePool, Zone
 from operations_app.actions import submit
@@ -44,6 +45,7 @@ def vm_deploy(wanted: Deployment, user: User | None = None) -> tuple[VM, Operati
     Raises InvalidInput, WrongState (template not ready, host not up), LimitExceeded, NoRoom, Busy (as
     ``ensure_placement``).
     """
+    check_name(wanted.name)
     with transaction.atomic():
         lock_zone(wanted.zone.pk)
         _check_where(wanted)

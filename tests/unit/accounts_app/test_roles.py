@@ -151,3 +151,9 @@ def test_nobody_makes_a_token_of_someone_mightier(alice: Person, bob: Person, ol
 def test_a_user_who_is_locked_is_out_at_once(alice: Person) -> None:
     User.objects.filter(pk=alice.user.pk).update(is_active=False)
     assert alice.get("/api/v1/zones/").status_code == 401
+
+
+@pytest.mark.parametrize("secret", ["\xe9", "\x00", "a" * 64 + "\xe9", "../..", "%"])
+def test_what_cannot_be_a_token_lets_nobody_in(anonymous: APIClient, secret: str) -> None:
+    anonymous.credentials(HTTP_AUTHORIZATION=f"Token {secret}")
+    assert anonymous.get("/api/v1/zones/").status_code == 401

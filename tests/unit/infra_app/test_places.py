@@ -17,7 +17,7 @@ def wish(zone: Zone, /, **changes: Any) -> dict[str, Any]:
 def test_a_pool_of_each_type(olga: Person, zone: Zone, agent: Agent) -> None:
     wishes = [
         wish(zone),
-        wish(zone, name="pool2", type="nfs", path="/mnt/pool2"),
+        wish(zone, name="pool2", type="nfs", path="/var/lib/pool2"),
         wish(zone, name="pool3", type="local", path="/srv/pool3", host=str(agent.pk)),
     ]
     made = [olga.post("/api/v1/storage-pools/", w) for w in wishes]
@@ -37,7 +37,7 @@ def test_a_pool_of_each_type(olga: Person, zone: Zone, agent: Agent) -> None:
     ("changes", "field"),
     [
         ({"path": "srv"}, "path"),
-        ({"path": "/"}, "path"),
+        *(({"path": path}, "path") for path in ("/", "/etc", "/etc/pool", "/usr", "/proc/1", "/dev/shm", "/var/lib")),
         ({"path": "//srv"}, "path"),
         ({"path": "/srv/"}, "path"),
         ({"path": "/srv/../etc"}, "path"),
@@ -70,9 +70,13 @@ def test_two_pools_never_share_a_folder(olga: Person, zone: Zone, agent: Agent) 
     assert (again.status_code, again.json()["type"]) == (409, "/problems/pool_exists")
     assert olga.post("/api/v1/storage-pools/", local | {"host": str(neighbour.pk)}).status_code == 409
     assert olga.post("/api/v1/storage-pools/", local | {"name": "pool2", "host": str(neighbour.pk)}).status_code == 201
+    named = olga.post("/api/v1/storage-pools/", local | {"path": "/srv/elsewhere"}).json()
+    assert "has a pool pool1 already, at /srv/pool1" in named["cause"]
+    assert "folder" not in named["detail"]
     for path in ("/srv/pool1", "/srv", "/srv/pool1/inside"):
         refused = olga.post("/api/v1/storage-pools/", wish(zone, name="pool3", path=path))
         assert (refused.status_code, path) == (409, path)
+        assert path in refused.json()["cause"]
     assert olga.post("/api/v1/storage-pools/", wish(zone, name="pool3", path="/srv/pool10")).status_code == 201
     far = actions.zone_create("zone2")
     assert olga.post("/api/v1/storage-pools/", wish(far)).status_code == 201

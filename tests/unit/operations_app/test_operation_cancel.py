@@ -101,17 +101,22 @@ def _failed(operation: Operation, host: HostVoice) -> None:
 
 
 @pytest.mark.parametrize(
-    ("before", "why"),
-    [(_ended, "already succeeded"), (_cancelled, "already being put back"), (_failed, "already being put back")],
+    ("before", "why", "instead"),
+    [
+        (_ended, "already succeeded", "ask for the opposite"),
+        (_cancelled, "already being put back", "Wait until it has ended"),
+        (_failed, "already being put back", "Wait until it has ended"),
+    ],
 )
 def test_a_second_opinion_is_refused_with_the_reason(
-    host: HostVoice, zone: Zone, before: Callable[[Operation, HostVoice], None], why: str
+    host: HostVoice, zone: Zone, before: Callable[[Operation, HostVoice], None], why: str, instead: str
 ) -> None:
     operation = begin("toy.shared", zone, host)
     before(operation, host)
     with pytest.raises(WrongState) as refused:
         cancel(operation.pk)
     assert why in refused.value.cause
+    assert instead in refused.value.remedy
     assert refused.value.operation == str(operation.pk)
 
 
