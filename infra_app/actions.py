@@ -158,6 +158,7 @@ def record_hello(hello: Hello) -> Greeting:
         if not _same_machine(agent, hello):
             events.alarm_once("agent.wrong_machine", agent, f"A hello of {agent.name} came from another machine.")
             return Greeting(accepted=False, epoch_floor=agent.epoch, reason="This agent belongs to another machine.")
+        _lock_zone_if_ahead(hello)
         if not _take_epoch(agent, hello):
             agent.refresh_from_db(fields=["epoch"])
             return Greeting(accepted=False, epoch_floor=agent.epoch, reason=f"A start of epoch {agent.epoch} is known.")
@@ -172,6 +173,7 @@ def record_ping(ping: Ping) -> bool:
     """Note that an agent lives, and what it says of its pools. False: not its current start, nothing was noted."""
     with transaction.atomic():
         current = Agent.objects.filter(pk=ping.agent_id, epoch=ping.epoch)
+        _lock_zone_if_ahead(ping)
         if not current.update(last_ping_at=Now(), highest_seq_seen=Greatest(F("highest_seq_seen"), ping.highest_seq)):
             return False
         agent = current.select_related("zone").get()
@@ -240,19 +242,32 @@ def _come_back(agent: Agent) -> None:
         transition(agent, Agent.State.UP, event="agent.up", message=f"{agent.name} is up in epoch {agent.epoch}")
 
 
+def _lock_zone_if_ahead(said: Hello | Ping) -> None:
+    """Before the agent's row: whoever makes commands locks a zone and then its agents. The number that was issued last
+    only grows, so an agent that is not ahead now will not be found so."""
+    ahead = Agent.objects.filter(pk=said.agent_id, ahead=False, last_seq__lt=said.highest_seq)
+    list(Zone.objects.select_for_update(no_key=True).filter(pk__in=ahead.values("zone")).values_list("pk"))
+
+
 def _note_if_ahead(agent: Agent) -> None:
     """A sequence number that was never issued here: this database is older than the world, so it deletes nothing."""
-    if agent.highest_seq_seen <= agent.last_seq or not Agent.objects.filter(pk=agent.pk, ahead=False).update(
-        ahead=True
-    ):
+    if agent.highest_seq_seen > agent.last_seq:
+        mark_ahead(agent, f"has seen command {agent.highest_seq_seen}, but only {agent.last_seq} were issued here")
+
+
+def mark_ahead(agent: Agent, why: str) -> None:
+    """No commands to it, and no automatic deletion in its zone, until an operator adopts what exists.
+
+    Called while an agent's or an operation's row is locked, its zone's must be locked before.
+    """
+    if agent.ahead:
         return
+    with transaction.atomic():
+        Zone.objects.filter(pk=agent.zone_id).update(deletions_suspended=True)
+        if Agent.objects.filter(pk=agent.pk, ahead=False).update(ahead=True):
+            message = f"{agent.name} {why}: the database was restored from a backup. Nothing in zone {agent.zone} is "
+            events.record("agent.ahead", agent, f"{message}deleted until it is adopted.", level="alarm")
     agent.ahead = True
-    Zone.objects.filter(pk=agent.zone_id).update(deletions_suspended=True)
-    message = (
-        f"{agent.name} has seen command {agent.highest_seq_seen}, but only {agent.last_seq} were issued here: "
-        f"the database was restored. Nothing in zone {agent.zone} is deleted until it is adopted."
-    )
-    events.record("agent.ahead", agent, message, level="alarm")
 
 
 def _record_pools(agent: Agent, facts: Sequence[PoolFact]) -> None:

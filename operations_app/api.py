@@ -54,7 +54,7 @@ class OperationSerializer(serializers.ModelSerializer[Operation]):
     step = serializers.SerializerMethodField(help_text="Name of the present step; null past the last")
     steps = serializers.SerializerMethodField(help_text="Names of all steps, in order")
     percent = serializers.SerializerMethodField(help_text="100 only when it succeeded")
-    progress = ProgressSerializer(read_only=True)
+    progress = ProgressSerializer(source="shown_progress", read_only=True)
     error = ProblemPartsSerializer(read_only=True, allow_null=True)
     result = serializers.JSONField(read_only=True, allow_null=True)
     commands = serializers.PrimaryKeyRelatedField[Command](many=True, read_only=True)
@@ -98,7 +98,7 @@ class OperationSerializer(serializers.ModelSerializer[Operation]):
         return registry.step_names(operation.kind)
 
     def get_percent(self, operation: Operation) -> int:
-        progress = operation.progress if operation.sent_position == operation.position else {}
+        progress = operation.shown_progress if operation.sent_position == operation.position else {}
         steps = len(registry.step_names(operation.kind))
         return percent_of(operation.state, operation.position, steps, progress)
 
@@ -185,7 +185,7 @@ class OperationFilterSet(FieldFilterSet):
 class OperationViewSet(ReadViewSet):
     """What was asked for and what became of it, newest first. Its ETag makes polling cheap: 304 if nothing changed."""
 
-    queryset = Operation.objects.prefetch_related(
+    queryset = Operation.objects.select_related("waits_for__awaited").prefetch_related(
         Prefetch("commands", Command.objects.only("id", "operation_id").order_by("created_at", "id"))
     )
     serializer_class = OperationSerializer

@@ -1,7 +1,7 @@
 """Operations (what a user asked for) and commands (what one agent does for it)."""
 
 import uuid
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from django.conf import settings
 from django.db import models
@@ -71,6 +71,12 @@ class Operation(models.Model):
     @staticmethod
     def visible_to_account(account_id: uuid.UUID) -> Q:
         return Q(account_id=account_id)
+
+    @property
+    def shown_progress(self) -> dict[str, Any]:
+        """Its own; while it waits for another operation, that one's."""
+        waiter = getattr(self, "waits_for", None)
+        return dict(waiter.awaited.progress if waiter else self.progress)
 
     @property
     def undoing(self) -> bool:

@@ -26,7 +26,7 @@ from pydantic import ValidationError
 
 from agents.protocol.kinds import KINDS
 from agents.protocol.messages import Evidence, JournalEntry
-from agents.protocol.states import AGENT_FINAL, COMMAND_FINAL, CommandState
+from agents.protocol.states import AGENT_FINAL, COMMAND_FINAL, AgentState, CommandState
 from core_app import events, settings_rows
 from core_app.transitions import transition
 from infra_app.models import Agent
@@ -126,10 +126,28 @@ def _settle(command: Command, message: Evidence) -> None:
         _follow(command, message)
     elif message.status == "cannot_tell":
         _again(command, message, message.reason)
-    elif message.entry is not None and message.entry.state in AGENT_FINAL and message.entry.attempt == command.attempt:
+    elif message.entry is not None and _is_end(command, message.entry):
         _late_answer(command, message, message.entry)
     else:
         _apply_verdict(command, message, _verdict(command, message))
+
+
+def _is_end(command: Command, entry: JournalEntry) -> bool:
+    return entry.state in AGENT_FINAL and entry.attempt == command.attempt and has_answer(command, entry)
+
+
+def has_answer(command: Command, entry: JournalEntry) -> bool:
+    """Whether what is said to be done comes with its kind's answer. Without one it is no word at all, and an alarm."""
+    if entry.state != AgentState.COMPLETED:
+        return True
+    try:
+        KINDS[command.kind].answer.model_validate(entry.answer or {})
+    except ValidationError as error:
+        fields = ", ".join(sorted({".".join(map(str, one["loc"])) for one in error.errors()}))
+        text = f"{command.agent} says that {command.kind} is done, and its answer is none ({fields}); evidence decides"
+        events.alarm_once("command.answer_malformed", command, text)
+        return False
+    return True
 
 
 def _verdict(command: Command, message: Evidence) -> Verdict:

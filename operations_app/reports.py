@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -183,6 +184,8 @@ def apply_entry(agent: Agent, entry: JournalEntry, facts_begun: int = 0) -> None
         operation = locked(found)
         command = Command.objects.select_related("agent").get(pk=entry.command_id)
         command.operation = operation
+        if command.state not in COMMAND_FINAL and not reconciliation.has_answer(command, entry):
+            entry = entry.model_copy(update={"state": AgentState.INTERRUPTED, "answer": None})
         reading = read_entry(command.state, command.attempt, entry.state, entry.attempt, command.outcome)
         command.facts_begun = facts_begun
         _READERS[reading](command, entry)
@@ -239,7 +242,8 @@ def _disagrees(command: Command, entry: JournalEntry) -> None:
 
 def _ahead(command: Command, entry: JournalEntry) -> None:
     text = f"knows attempt {entry.attempt} of command {command.pk}, of which only {command.attempt} were made"
-    mark_ahead(command.agent, text)
+    # Not in this transaction: it has the operation's row, and whoever makes commands locks a zone before that.
+    transaction.on_commit(partial(infra.mark_ahead, command.agent, text), robust=True)
 
 
 _READERS = {
@@ -352,23 +356,7 @@ def _notice_ahead(agent: Agent, entries: Iterable[JournalEntry]) -> None:
     known = {str(pk) for pk in ids}
     unknown = [entry.command_id for entry in entries if entry.command_id not in known]
     if unknown:
-        mark_ahead(agent, f"has a journal of command {unknown[0]}, which this database never issued")
-
-
-def mark_ahead(agent: Agent, text: str) -> None:
-    """No commands to it, and no automatic deletion in its zone, until an operator adopts what exists."""
-    if agent.ahead:
-        return
-    with transaction.atomic():
-        if Agent.objects.filter(pk=agent.pk, ahead=False).update(ahead=True):
-            type(agent.zone).objects.filter(pk=agent.zone_id).update(deletions_suspended=True)
-            events.record(
-                "agent.ahead",
-                agent,
-                f"{agent} {text}: the database was restored from a backup. Nothing is deleted here until adopted.",
-                level="alarm",
-            )
-    agent.ahead = True
+        infra.mark_ahead(agent, f"has a journal of command {unknown[0]}, which this database never issued")
 
 
 def _notice_corrupt(agent: Agent, names: Iterable[str]) -> None:

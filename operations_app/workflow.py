@@ -193,9 +193,10 @@ def _enter_undo(operation: Operation, step: Step | None) -> bool:
     return True
 
 
-def _send_round(operation: Operation, specs: Sequence[CommandSpec]) -> None:
+def _send_round(operation: Operation, specs: Sequence[CommandSpec], message: str = "") -> None:
+    """``message``: shown until the commands have something to show."""
     operation.round += 1
-    operation.progress = {}
+    operation.progress = {"message": message} if message else {}
     operation.save(update_fields=["round", "sent_position", "data", "result", "error", "progress"])
     # Each command takes its agent's next number: in one order, or two operations could wait for each other for ever.
     by_agent = sorted(specs, key=lambda spec: str(spec.agent_id))
@@ -277,7 +278,7 @@ def _leave_failed(operation: Operation, commands: Sequence[Command]) -> bool:
         if all(instead):
             # What succeeded beside a failure is not asked for again, so its answer is taken before the next round.
             _take_answers(operation, commands)
-            _send_round(operation, [spec for specs in instead for spec in specs])
+            _send_round(operation, [spec for specs in instead for spec in specs], _retry_message(failures))
             return True
     return _turn_round(operation, operation.position)
 
@@ -286,6 +287,11 @@ def _error_of(failures: Sequence[Command]) -> dict[str, Any]:
     """The first error that says something; a command that was cancelled has none."""
     errors = [command.error for command in failures if command.error]
     return errors[0] if errors else _problem_of_cancelled(failures[0])
+
+
+def _retry_message(failures: Sequence[Command]) -> str:
+    causes = dict.fromkeys(command.error["cause"] for command in failures if command.error)
+    return f"{' '.join(causes)} It is tried again." if causes else ""
 
 
 def _need_attention(operation: Operation, problem: dict[str, Any]) -> bool:

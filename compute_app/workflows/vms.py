@@ -80,8 +80,12 @@ class CreateVolumes(Step):
         return ()
 
     def undo(self, operation: Operation) -> Sequence[CommandSpec]:
+        """Where a first attempt was cancelled nothing is: it was never sent, or its agent has put it back itself."""
         host = operation.data["host"]
-        return [removal(volume, host) for volume in volumes_on_disk(vm_of(operation))]
+        begun = operation.commands.filter(kind="volume.create").exclude(state=CommandState.CANCELLED, attempt=1)
+        begun_for = set(begun.values_list("label", flat=True))
+        volumes = volumes_on_disk(vm_of(operation))
+        return [removal(volume, host) for volume in volumes if str(volume.pk) in begun_for]
 
 
 class StartDomain(Step):

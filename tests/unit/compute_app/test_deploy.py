@@ -1,6 +1,7 @@
 """Deployment: each step, its failure and its cancel; many that wait for one download."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,7 @@ from operations_app.models import Command, Operation, Waiter
 from templates_app.actions import template_prepare
 from templates_app.models import Placement, Template
 from tests.unit.compute_app.cloud import MIB, deploy, deployed, nothing_held, shown, volume_states
+from tests.unit.people import Person
 from tests.unit.templates_app.fleet import GIB, Fleet, alarms, download_of, error_of, in_transaction, setting, state_of
 
 
@@ -303,6 +305,51 @@ class TestCancelled:
             assert error_of(vm)["code"] == "cancelled"
         assert nothing_held()
 
+    def test_only_what_was_begun_is_removed(
+        self, fleet: Fleet, template: Template, host: Agent, pool: StoragePool
+    ) -> None:
+        vm, operation = deploy(fleet, template, data_disk_sizes=[MIB, MIB, MIB])
+        fleet.works(operation, until="volume.create")
+        made, broken, in_doubt, waiting = fleet.open(operation)
+        fleet.says(in_doubt, "STARTED")
+        fleet.cancels(operation)
+        fleet.says(made, "COMPLETED")
+        fleet.fails(broken, "qemu_img_failed")
+        fleet.says(in_doubt, "INTERRUPTED")
+        fleet.answers(in_doubt)
+        fleet.says(waiting, "CANCELLED")
+        assert {command.label for command in fleet.open(operation)} == {made.label, broken.label, in_doubt.label}
+        fleet.works(operation)
+        assert (shown(vm), volume_states(vm)) == (("error", "off", None), ["removed"] * 4)
+
+    def test_a_second_attempt_that_is_cancelled_leaves_what_the_first_made(
+        self, fleet: Fleet, template: Template, host: Agent, pool: StoragePool
+    ) -> None:
+        fleet.on_pool(template, pool)
+        _, operation = deploy(fleet, template)
+        creation = fleet.the_open(operation)
+        fleet.says(creation, "STARTED")
+        fleet.says(creation, "INTERRUPTED")
+        fleet.goes_away(host)
+        Agent.objects.filter(pk=host.pk).update(state="maintenance")  # it answers, and is sent nothing
+        fleet.sweeps()
+        fleet.answers(creation)
+        creation.refresh_from_db()
+        assert (creation.state, creation.attempt, creation.sent_at) == ("CREATED", 2, None)
+        fleet.cancels(operation)
+        assert fleet.the_open(operation).kind == "volume.remove"
+
+    def test_what_was_never_sent_is_not_removed(
+        self, fleet: Fleet, template: Template, host: Agent, pool: StoragePool
+    ) -> None:
+        vm, operation = deploy(fleet, template, data_disk_sizes=[MIB])
+        download = fleet.the_open(operation)
+        fleet.goes_away(host)
+        fleet.says(download, "COMPLETED")
+        assert {command.state for command in fleet.open(operation)} == {"CREATED"}
+        assert fleet.cancels(operation).state == "cancelled"
+        assert (fleet.kinds(operation), volume_states(vm)) == (["volume.create"] * 2, ["removed"] * 2)
+
     def test_in_mid_start_in_doubt_it_is_stopped_by_force(
         self, fleet: Fleet, template: Template, pool: StoragePool
     ) -> None:
@@ -337,6 +384,22 @@ class TestCancelled:
 
 
 class TestWaiting:
+    def test_it_shows_what_the_download_shows(
+        self, fleet: Fleet, template: Template, pool: StoragePool, alice: Person
+    ) -> None:
+        def progress() -> dict[str, Any]:
+            answer = alice.get(f"/api/v1/operations/{operation.pk}/").json()
+            return {name: answer["progress"][name] for name in ("done_bytes", "message")} | {"step": answer["step"]}
+
+        _, operation = deploy(fleet, template)
+        download = fleet.the_open(operation)
+        fleet.fails(download, "pool_unavailable", cause="The pool's folder is gone.")
+        step = "template on the pool"
+        again = "The pool's folder is gone. It is tried again."
+        assert progress() == {"done_bytes": 0, "message": again, "step": step}
+        fleet.shows(fleet.the_open(operation), 5, 10, "from mirror")
+        assert progress() == {"done_bytes": 5, "message": "from mirror", "step": step}
+
     @pytest.fixture
     def three(self, fleet: Fleet, template: Template, pool: StoragePool) -> list[tuple[VM, Operation]]:
         return [deploy(fleet, template, name=f"vm{number}") for number in range(3)]

@@ -1,10 +1,12 @@
 """Pings: who counts as alive, what they say of pools, and numbers that are never given twice."""
 
+import re
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
 from django.db import connection
+from django.test.utils import CaptureQueriesContext
 
 from agents.protocol.messages import Ping, PoolFact
 from core_app.clock import database_now
@@ -112,6 +114,29 @@ def test_a_ping_from_ahead_of_the_database_is_noticed_too(up: Agent) -> None:
     actions.record_ping(ping(up, highest_seq=9))
     up.refresh_from_db()
     assert (up.ahead, up.zone.deletions_suspended) == (True, True)
+
+
+def test_the_zone_is_locked_before_its_agent_as_whoever_makes_commands_does(up: Agent) -> None:
+    for say in (
+        lambda: actions.record_hello(hello(up, 2, highest_seq=9)),
+        lambda: actions.record_ping(ping(up, highest_seq=9, epoch=2)),
+        lambda: actions.mark_ahead(up, "has a journal that nobody knows"),
+    ):
+        Agent.objects.update(ahead=False, highest_seq_seen=0)
+        up.refresh_from_db()
+        with CaptureQueriesContext(connection) as statements:
+            say()
+        locks = [statement for one in statements if (statement := _locks(one["sql"]))]
+        assert locks[0] == "zone"
+        assert "agent" in locks
+        assert Agent.objects.get(pk=up.pk).ahead
+
+
+def _locks(sql: str) -> str:
+    """Whose row a statement locks; on SQLite a SELECT FOR UPDATE does not show, so each of a zone's row counts."""
+    if sql.startswith('UPDATE "infra_app_agent"'):
+        return "agent"
+    return "zone" if re.match(r'UPDATE "infra_app_zone"|SELECT .* FROM "infra_app_zone"', sql) else ""
 
 
 def test_no_number_for_nobody(zone: Zone) -> None:

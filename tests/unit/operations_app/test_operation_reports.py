@@ -313,8 +313,8 @@ def test_reports_of_the_earlier_life_that_arrive_after_the_hello_do_no_harm(host
 def test_looks_of_an_earlier_life_do_not_outrank_those_of_this_one(host: HostVoice, zone: Zone) -> None:
     ours, older = (the_command(begin("toy.shared", zone, host)) for _ in range(2))
     host.hello(host.entry(ours, "QUEUED"), host.entry(older, "QUEUED"))
-    host.reports(host.entry(ours, "COMPLETED", answer={}), facts_begun=4)
-    host.reports(host.entry(older, "COMPLETED", answer={}), epoch=host.epoch - 1, facts_begun=7_000)
+    host.reports(host.entry(ours, "COMPLETED"), facts_begun=4)
+    host.reports(host.entry(older, "COMPLETED"), epoch=host.epoch - 1, facts_begun=7_000)
     ours.refresh_from_db()
     older.refresh_from_db()
     assert (ours.facts_begun, older.facts_begun) == (4, 0)
@@ -340,6 +340,29 @@ def test_an_agent_that_is_not_known_is_told_so(host: HostVoice, zone: Zone) -> N
         stranger.hello()  # its row cannot be read back
     (welcome,) = stranger.hears("welcome")
     assert (welcome["accepted"], "no such agent" in welcome["reason"]) == (False, True)
+
+
+# --- an answer that is none ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("answer", [None, {}, {"path": ["/x"], "size_bytes": "many"}])
+def test_done_without_an_answer_is_no_word_and_evidence_decides(
+    host: HostVoice, zone: Zone, answer: dict[str, Any] | None
+) -> None:
+    operation = begin("toy.shared", zone, host)
+    command = the_command(operation)
+    host.says(command, "STARTED")
+    for _ in range(2):
+        host.pings(host.entry(command, "COMPLETED", answer=answer))
+    command.refresh_from_db()
+    assert (command.state, command.answer, _alarms("command.answer_malformed")) == ("RECONCILING", None, 1)
+    host.answers(command, entry=host.entry(command, "COMPLETED", answer=answer), evidence=FINAL)
+    assert (command.state, command.outcome) == ("RECONCILED", "done")
+    assert command.answer == FINAL["final"] | {"resumed_from_bytes": 0}
+    operation.refresh_from_db()
+    assert operation.state == "succeeded"
+    host.pings(host.entry(command, "COMPLETED", answer=answer))
+    assert _alarms("command.disagrees") == 0
 
 
 # --- a database older than the world -------------------------------------------------------------------------------

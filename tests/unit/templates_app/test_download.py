@@ -125,6 +125,7 @@ class TestWhoDownloads:
         operation = prepare(template, pool)
         fleet.fails(fleet.the_open(operation), cause="A bad day.")
         assert placement_on(pool).attempt == 2
+        assert placement_on(pool).progress == {"message": "A bad day. It is tried again."}
         fleet.works(operation)
         assert (placement_on(pool).state, error_of(operation)) == ("ready", {})
 
