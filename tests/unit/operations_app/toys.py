@@ -33,6 +33,8 @@ from tests.unit import people
 
 _SOURCE = Source(url="http://mirror/image", format="qcow2")
 _ANSWER = {"path": "/pool/file", "size_bytes": 10, "virtual_size_bytes": 10, "sha256": "0" * 64}
+_ANY_ANSWER = _ANSWER | {"resumable": True, "allocated_bytes": 0, "accelerator": "tcg", "was_running": True}
+"""Holds what the answers of all kinds need."""
 
 
 def download(host: str, label: str) -> CommandSpec:
@@ -223,7 +225,7 @@ class HostVoice:
             "epoch": self.epoch,
         }
         if state == "COMPLETED":
-            parts["answer"] = _ANSWER
+            parts["answer"] = _ANY_ANSWER
         if state == "FAILED":
             parts["problem"] = problem("broken")
         return JournalEntry(**(parts | changes))
