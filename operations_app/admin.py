@@ -102,7 +102,7 @@ def step_text(operation: Operation) -> str:
 
 def progress_bar(operation: Operation) -> SafeString:
     """Percent, and the bytes of the present step where it has any."""
-    progress = operation.shown_progress if operation.sent_position == operation.position else {}
+    progress = operation.progress if operation.sent_position == operation.position else {}
     percent = percent_of(operation.state, operation.position, len(registry.step_names(operation.kind)), progress)
     kind = "busy" if operation.state == OperationState.RUNNING else cells.tone(operation.state)
     told = "" if operation.state in OPERATION_FINAL else progress_text(progress)
