@@ -99,7 +99,7 @@ class TemplateAdmin(RoomAdmin):
                 )
                 for one in placements.order_by("pool__name", "pk")[:PLACEMENTS_SHOWN]
             ],
-            "On no pool yet: the first VM that needs it there brings it, or the button Download to a pool.",
+            "On no pool yet: the first VM that needs it there brings it.",
             css="wide",
         )
         yield from operations_of(row)
