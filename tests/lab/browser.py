@@ -125,7 +125,8 @@ class Browser:
 
     def complaints(self) -> list[str]:
         """What the console said since it was asked last."""
-        return [f"{entry['level']}: {entry['message']}" for entry in self._driver.get_log("browser")]
+        entries = self._driver.get_log("browser")  # type: ignore[no-untyped-call]
+        return [f"{entry['level']}: {entry['message']}" for entry in entries]
 
     def screenshot(self, file: Path) -> None:
         """The visible part of the page as a PNG."""
