@@ -50,5 +50,8 @@ def bad(what: str, remedy: str) -> Finding:
 
 def finding_of(error: CliError) -> Finding:
     """An error that kept a look from being taken."""
-    level = Level.SILENT if error.exit_code is ExitCode.UNREACHABLE else Level.BAD
-    return Finding(level, error.cause, error.remedy)
+    if error.exit_code is ExitCode.UNREACHABLE:
+        return Finding(
+            Level.SILENT, error.cause, "Check the address, the network, and that the server's web part runs."
+        )
+    return bad(error.cause, error.remedy)
