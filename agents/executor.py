@@ -11,7 +11,7 @@ from typing import Any
 from nacl.exceptions import CryptoError
 from pydantic import ValidationError
 
-from agents.common.children import end_orphans
+from agents.common.children import ORPHAN_SECONDS, end_orphans
 from agents.common.crash import crash_point
 from agents.common.errors import Cancelled, CannotTell, CommandError, Interrupted
 from agents.handlers.base import Handler
@@ -30,7 +30,6 @@ Fields = dict[str, Any]
 DISK_RETRY_SECONDS = 2.0
 FENCE_SECONDS = 1.0
 """How often a command that only reads and loops looks whether its agent still has the right to work."""
-ORPHAN_SECONDS = 10.0
 
 UPGRADE = "Upgrade the agent to the version of the management server, then start the operation again."
 INTERNAL_ERROR = Problem(

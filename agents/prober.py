@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from queue import SimpleQueue
 from typing import Any, Literal
 
-from agents.common.children import end_orphans
+from agents.common.children import ORPHAN_SECONDS, end_orphans
 from agents.common.errors import CannotTell, CommandError
-from agents.executor import ORPHAN_SECONDS, Tools
+from agents.executor import Tools
 from agents.heartbeat import Reporter
 from agents.journal import Journal
 from agents.lanes import Lanes

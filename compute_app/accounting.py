@@ -24,6 +24,11 @@ def of_volumes(sizes: Iterable[int]) -> dict[str, int]:
     return {Resource.VOLUMES: len(sizes), Resource.PRIMARY_STORAGE_BYTES: sum(sizes)}
 
 
+def of_growth(size_bytes: int) -> dict[str, int]:
+    """What a volume that grows counts for more, from when it is asked for."""
+    return {Resource.PRIMARY_STORAGE_BYTES: size_bytes}
+
+
 def volume_made(volume: Volume) -> None:
     """A volume's files are there: it is used from now on."""
     if transition(volume, Volume.State.READY, event="volume.ready"):

@@ -93,8 +93,17 @@ TAKES_MEMORY = (VM.State.CREATING, VM.State.STARTING, VM.State.RUNNING, VM.State
 """States in which a VM's memory is promised to it on its host."""
 
 
+DATA_DISKS_MAX = 23
+"""Of a VM, ``vdb`` to ``vdx``."""
+
+
 class Volume(models.Model):
-    """A disk of a VM. States: ``creating`` → ``ready`` → ``removed``. Takes room on its pool until removed."""
+    """A disk, of a VM or of none. States: ``creating`` → ``ready`` → ``removed``.
+
+    What is being done to it is said by its reservation, not by a state: attached or not, it stays ``ready`` until its
+    files are removed. Takes ``size_bytes`` on its pool until then; while it is resized that is its new size already,
+    and the size that a guest sees is its ``top``'s.
+    """
 
     class State(models.TextChoices):
         CREATING = "creating"
@@ -112,7 +121,11 @@ class Volume(models.Model):
     account = models.ForeignKey("accounts_app.Account", on_delete=models.PROTECT, related_name="volumes")
     name = models.CharField(max_length=255)
     vm = models.ForeignKey(VM, on_delete=models.PROTECT, null=True, related_name="volumes")
-    device_index = models.PositiveSmallIntegerField(default=0, help_text="0: the root disk, vda")
+    device_index = models.PositiveSmallIntegerField(default=0, help_text="In its VM; 0: the root disk, vda")
+    outlives_vm = models.BooleanField(
+        default=False,
+        help_text="Expunging its VM detaches it: it was made by itself, or detached once. Else it is removed with it.",
+    )
     pool = models.ForeignKey(StoragePool, on_delete=models.PROTECT, related_name="volumes")
     size_bytes = models.BigIntegerField()
     state = models.CharField(max_length=16, choices=State, default=State.CREATING, editable=False)
@@ -138,12 +151,16 @@ class Volume(models.Model):
 
     @property
     def device(self) -> str:
-        """Its name in the guest."""
-        return f"vd{chr(ord('a') + self.device_index)}"
+        """Its name in the guest that it is attached to."""
+        return device_name(self.device_index)
 
     @staticmethod
     def visible_to_account(account_id: uuid.UUID) -> Q:
         return Q(account_id=account_id)
+
+
+def device_name(index: int) -> str:
+    return f"vd{chr(ord('a') + index)}"
 
 
 class VolumeFile(models.Model):

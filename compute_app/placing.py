@@ -1,6 +1,7 @@
 """Finding a host and a pool with room, from rows. The caller holds the zone's lock, so nothing is promised twice."""
 
 from collections import defaultdict
+from collections.abc import Set as AbstractSet
 from typing import Any
 from uuid import UUID
 
@@ -16,14 +17,22 @@ from templates_app.models import TAKES_ROOM, Placement, Template
 
 
 def find_place(
-    zone: Zone, need: Need, *, template: Template, host: Host | None = None, pool: StoragePool | None = None
+    zone: Zone,
+    need: Need,
+    *,
+    template: Template | None = None,
+    host: Host | None = None,
+    pool: StoragePool | None = None,
 ) -> Place:
-    """Host and pool for a VM. ``host`` or ``pool`` restrict the choice. Raises NoRoom with each candidate's reason."""
+    """Host and pool for a VM, or for a volume alone, which needs a host to make it.
+
+    ``host`` or ``pool`` restrict the choice. Raises NoRoom with each candidate's reason.
+    """
     place = choose_place(_host_rooms(zone, host), _pool_rooms(zone, template, pool), need)
     if isinstance(place, NoPlace):
         raise NoRoom(
             f"No host and pool of zone {zone} have room: {'; '.join(place.reasons)}.",
-            "Nothing was deployed or started.",
+            "Nothing was made, started or resized.",
             "Free memory or storage, add a host or a pool, or ask for less.",
         )
     return place
@@ -40,6 +49,11 @@ def find_host(vm: VM) -> UUID:
             "Bring a host up that reaches its pools, or free memory on one.",
         )
     return place
+
+
+def hosts_reaching(zone: Zone, pools: AbstractSet[UUID]) -> set[UUID]:
+    """The hosts that reach all of these pools, up or not."""
+    return {host_id for host_id, reached in _pools_by_host(zone).items() if pools <= reached}
 
 
 def _pools_by_host(zone: Zone) -> dict[UUID, set[UUID]]:
@@ -62,7 +76,7 @@ def _host_rooms(zone: Zone, only: Host | None) -> list[HostRoom]:
     ]
 
 
-def _pool_rooms(zone: Zone, template: Template, only: StoragePool | None) -> list[PoolRoom]:
+def _pool_rooms(zone: Zone, template: Template | None, only: StoragePool | None) -> list[PoolRoom]:
     pools = StoragePool.objects.filter(zone=zone)
     if only is not None:
         pools = pools.filter(pk=only.pk)

@@ -7,7 +7,15 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
-from agents.protocol.kinds import Data, RemoveEvidence, VmEvidence, VmRebootEvidence, VolumeCreateEvidence
+from agents.protocol.kinds import (
+    Data,
+    DiskEvidence,
+    RemoveEvidence,
+    VmEvidence,
+    VmRebootEvidence,
+    VolumeCreateEvidence,
+    VolumeResizeEvidence,
+)
 from operations_app.rules import Judgement, Verdict
 
 # --- where a VM goes -----------------------------------------------------------------------------------------------
@@ -83,7 +91,7 @@ def choose_host(
 
 
 def _lacks_memory(host: HostRoom, need: Need) -> str:
-    if host.free_memory_bytes >= need.memory_bytes:
+    if need.memory_bytes == 0 or host.free_memory_bytes >= need.memory_bytes:
         return ""
     return f"{host.free_memory_bytes} bytes of memory are free, {need.memory_bytes} are needed"
 
@@ -110,6 +118,32 @@ def judge_volume_remove(_payload: Mapping[str, Any], evidence: RemoveEvidence) -
     if not evidence.left:
         return Verdict(Judgement.DONE, "nothing is left", {"removed": []})
     return Verdict(Judgement.REDO, f"{len(evidence.left)} files are left")
+
+
+def judge_volume_attach(_payload: Mapping[str, Any], evidence: DiskEvidence) -> Verdict:
+    """The VM has it, or is off and has it with its next start → done; has it otherwise → a person's matter."""
+    if evidence.mismatch:
+        return Verdict(Judgement.RETRY, evidence.mismatch)
+    if evidence.attached:
+        return Verdict(Judgement.DONE, "the VM has the disk", {"live": True})
+    if evidence.power_state == "off":
+        return Verdict(Judgement.DONE, "the domain is off", {"live": False})
+    return Verdict(Judgement.REDO, "the VM does not have the disk")
+
+
+def judge_volume_detach(_payload: Mapping[str, Any], evidence: DiskEvidence) -> Verdict:
+    """The VM has it no more, or is off → done; else the guest is asked again."""
+    if evidence.attached:
+        return Verdict(Judgement.REDO, "the guest has not let go of the disk")
+    live = evidence.power_state != "off"
+    return Verdict(Judgement.DONE, "the VM does not have the disk" if live else "the domain is off", {"live": live})
+
+
+def judge_volume_resize(payload: Mapping[str, Any], evidence: VolumeResizeEvidence) -> Verdict:
+    """Exactly the size that was asked for → done; else again: the agent itself refuses to shrink, and says why."""
+    if evidence.virtual_size_bytes == payload["virtual_size_bytes"]:
+        return Verdict(Judgement.DONE, "it has the size that was asked for", evidence.model_dump())
+    return Verdict(Judgement.REDO, f"it has {evidence.virtual_size_bytes} bytes")
 
 
 def judge_vm_start(_payload: Mapping[str, Any], evidence: VmEvidence) -> Verdict:

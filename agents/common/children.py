@@ -13,11 +13,12 @@ from typing import NoReturn
 
 import psutil
 
-from agents.common.errors import CannotTell, CommandError
+from agents.common.errors import CannotTell, CommandError, Interrupted
 
 MARKER = "CLOUDCTL_COMMAND"
 CHECK_SECONDS = 0.1
 TERMINATE_SECONDS = 5.0
+ORPHAN_SECONDS = 10.0
 _KEPT_STDERR = 2000
 
 
@@ -82,6 +83,14 @@ def end_orphans(command_id: str, timeout: float) -> int:
             _kill(process)
         time.sleep(0.02)
     return len(ended)
+
+
+def end_earlier_attempts(command_id: str) -> None:
+    """For a handler: a child of an agent that was killed may still write. Raises Interrupted where it lives on."""
+    try:
+        end_orphans(command_id, ORPHAN_SECONDS)
+    except CannotTell as reason:
+        raise Interrupted(str(reason)) from reason
 
 
 def _await(process: subprocess.Popen[str], check: Callable[[], None], program: str, deadline: float) -> tuple[str, str]:

@@ -10,11 +10,10 @@ import psutil
 from agents.common.crash import crash_point
 from agents.common.errors import CommandError
 from agents.common.files import inside
-from agents.common.image_header import read_qcow2_header
-from agents.common.pools import pool_errors
 from agents.handlers.base import Context
+from agents.hypervisor.chain import check_chain
 from agents.hypervisor.connection import Hypervisor
-from agents.hypervisor.domain_xml import ChainFile, DiskSpec, DomainSpec, build, differences, memory_mib
+from agents.hypervisor.domain_xml import DomainSpec, build, differences, disk_spec, memory_mib
 from agents.hypervisor.errors import (
     DomainNotFound,
     HypervisorRefused,
@@ -24,7 +23,7 @@ from agents.hypervisor.errors import (
 )
 from agents.hypervisor.evidence import vm_evidence
 from agents.hypervisor.guest import Guest
-from agents.protocol.kinds import Disk, ImageFile, VmEvidence, VmStart, VmStartAnswer
+from agents.protocol.kinds import VmEvidence, VmStart, VmStartAnswer
 
 
 class VmStartHandler:
@@ -41,7 +40,7 @@ class VmStartHandler:
             if (guest := self._running(payload.vm_id)) is not None:
                 return _runs_already(guest, payload, spec)
             for disk in payload.disks:
-                _check_chain(disk)
+                check_chain(disk.chain)
             _check_room(payload.memory_bytes)
             context.commit("vm_start.before_define")
             guest = self._start(spec, payload.name)
@@ -70,7 +69,7 @@ class VmStartHandler:
             accelerator=self._hypervisor.acceleration.accelerator if accelerator == "auto" else accelerator,
             cpus=payload.cpus,
             memory_mib=memory_mib(payload.memory_bytes),
-            disks=tuple(_disk_spec(disk) for disk in payload.disks),
+            disks=tuple(disk_spec(disk) for disk in payload.disks),
             console_path=str(inside(self._console_folder, payload.console_name)),
         )
 
@@ -100,10 +99,6 @@ class VmStartHandler:
             return guest
         except HypervisorRefused as error:
             raise _start_failed(str(error)) from error
-
-
-def _disk_spec(disk: Disk) -> DiskSpec:
-    return DiskSpec(disk.target, tuple(ChainFile(file.path, file.format) for file in disk.chain), disk.read_only)
 
 
 def _as_found(payload: VmStart, asked: DomainSpec, found: DomainSpec) -> DomainSpec:
@@ -146,35 +141,6 @@ def _read_back(guest: Guest, spec: DomainSpec) -> None:
         )
 
 
-def _check_chain(disk: Disk) -> None:
-    """Each file of the chain names exactly the recorded next one, in the same pool, and the last one none."""
-    for file, behind in zip(disk.chain, (*disk.chain[1:], None), strict=True):
-        path = Path(file.path)
-        if not path.is_absolute() or ".." in path.parts or path.parent != Path(disk.chain[0].path).parent:
-            raise _chain_refused(disk, path, "it does not lie in the pool of the disk")
-        with pool_errors(path.parent):
-            if path.is_symlink() or not path.is_file():
-                raise _chain_refused(disk, path, "there is no such file")
-            wrong = _wrong_link(file, behind)
-        if wrong:
-            raise _chain_refused(disk, path, wrong)
-
-
-def _wrong_link(file: ImageFile, behind: ImageFile | None) -> str:
-    if file.format == "raw":
-        return "" if behind is None else "a raw file cannot have a backing file"
-    try:
-        header = read_qcow2_header(file.path)
-    except CommandError as error:
-        return error.problem.cause
-    if header.data_file:
-        return "its data lies in another file"
-    recorded = (behind.path, behind.format) if behind else (None, None)
-    if (header.backing_file, header.backing_format) == recorded:
-        return ""
-    return f"its backing file is {header.backing_file!r} ({header.backing_format}), recorded is {recorded[0]!r}"
-
-
 def _check_room(memory_bytes: int) -> None:
     available = psutil.virtual_memory().available
     if memory_bytes > available:
@@ -185,15 +151,6 @@ def _check_room(memory_bytes: int) -> None:
             "Stop or move other VMs, or start it on another host.",
             elsewhere=True,
         )
-
-
-def _chain_refused(disk: Disk, path: Path, why: str) -> CommandError:
-    return CommandError(
-        "chain_mismatch",
-        f"Disk {disk.target} is not as recorded: {path}: {why}.",
-        "The VM was not started, and no image was opened.",
-        "Find out who changed the file; put the recorded one back or restore the volume.",
-    )
 
 
 def _start_failed(why: str) -> CommandError:

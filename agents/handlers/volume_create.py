@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from agents.common.children import end_orphans
+from agents.common.children import end_earlier_attempts
 from agents.common.crash import crash_point
-from agents.common.errors import CannotTell, CommandError, Interrupted
+from agents.common.errors import CannotTell, CommandError
 from agents.common.files import fsync_folder, rename_no_replace
 from agents.common.image_header import read_qcow2_header
 from agents.common.pools import pool_errors
@@ -16,7 +16,6 @@ from agents.hypervisor.images import image_path, remove_image, temporary_files, 
 from agents.hypervisor.qemu_img import QemuImg
 from agents.protocol.kinds import ImageFile, VolumeCreate, VolumeCreateAnswer, VolumeCreateEvidence
 
-ORPHAN_SECONDS = 10.0
 SECTOR_BYTES = 512
 
 
@@ -26,7 +25,7 @@ class VolumeCreateHandler:
     def run(self, context: Context, payload: VolumeCreate) -> VolumeCreateAnswer:
         """Make the volume, or find it made by an earlier attempt."""
         pool, final = Path(payload.pool_path), image_path(payload.pool_path, payload.file_name)
-        _end_earlier_attempts(context.command_id)
+        end_earlier_attempts(context.command_id)
         with pool_errors(pool):
             _remove_temporary(payload)
             if os.path.lexists(final):
@@ -66,14 +65,6 @@ class VolumeCreateHandler:
             return VolumeCreateEvidence(final=_answer(final), temporary_files=temporary)
         except OSError as error:
             raise CannotTell(f"the storage pool at {final.parent} cannot be read: {error.strerror}") from error
-
-
-def _end_earlier_attempts(command_id: str) -> None:
-    """A qemu-img of an agent that was killed may still write."""
-    try:
-        end_orphans(command_id, ORPHAN_SECONDS)
-    except CannotTell as reason:
-        raise Interrupted(str(reason)) from reason
 
 
 def _remove_temporary(payload: VolumeCreate) -> None:

@@ -1,19 +1,30 @@
-"""What is true of a VM on this host, for reconciliation."""
+"""What is true of a VM and of its disks on this host, for reconciliation."""
 
 import time
-from typing import Literal
+from collections.abc import Callable
+from typing import Literal, TypeVar
 
 from agents.hypervisor.connection import Hypervisor
+from agents.hypervisor.domain_xml import DiskSpec
 from agents.hypervisor.errors import DomainNotFound, for_evidence
 from agents.hypervisor.guest import Guest
-from agents.protocol.kinds import VmEvidence
+from agents.protocol.kinds import DiskEvidence, VmEvidence
 
 SETTLE_SECONDS = 1.0
 LOOK_SECONDS = 0.2
 
+E = TypeVar("E")
+
 
 def vm_evidence(hypervisor: Hypervisor, vm_id: str, hoped_for: Literal["running", "off"]) -> VmEvidence:
-    """Ask libvirt, once it is idle. Raises CannotTell when it does not say.
+    """Ask libvirt, once it is idle. Raises CannotTell when it does not say."""
+    return settled(
+        lambda: _look(hypervisor, vm_id), lambda evidence: (evidence.power_state == "off") == (hoped_for == "off")
+    )
+
+
+def settled(look: Callable[[], E], happened: Callable[[E], bool]) -> E:
+    """What a look at libvirt shows when what was asked for has happened, or certainly does not happen any more.
 
     libvirtd carries out a request whose sender is gone. One that it has read but not begun is seen by nobody: after a
     libvirtd that was stopped goes on, a first look says "off", and the VM runs half a second later. Each further look
@@ -24,11 +35,29 @@ def vm_evidence(hypervisor: Hypervisor, vm_id: str, hoped_for: Literal["running"
     deadline = time.monotonic() + SETTLE_SECONDS
     with for_evidence():
         while True:
-            evidence = _look(hypervisor, vm_id)
-            happened = (evidence.power_state == "off") == (hoped_for == "off")
-            if happened or time.monotonic() > deadline:
+            evidence = look()
+            if happened(evidence) or time.monotonic() > deadline:
                 return evidence
             time.sleep(LOOK_SECONDS)
+
+
+def look_at_disk(hypervisor: Hypervisor, vm_id: str, volume_id: str, asked: DiskSpec | None = None) -> DiskEvidence:
+    """Whether the running VM has the volume as a disk, once libvirt is idle; with ``asked``, whether just that one."""
+    guest = Guest.find(hypervisor, vm_id)
+    if guest is None:
+        return DiskEvidence(power_state="off")
+    guest.wait_idle()
+    power = guest.power()
+    if power.state == "off":
+        return DiskEvidence(power_state="off")
+    try:
+        disks = guest.description().disks
+    except DomainNotFound:
+        return DiskEvidence(power_state="off")
+    found = next((disk for disk in disks if disk.serial == volume_id), None)
+    wrong = asked is not None and found is not None and found != asked
+    mismatch = f"it has the volume as {found!r} instead of {asked!r}" if wrong else ""
+    return DiskEvidence(power_state=power.state, reason=power.reason, attached=found is not None, mismatch=mismatch)
 
 
 def _look(hypervisor: Hypervisor, vm_id: str) -> VmEvidence:

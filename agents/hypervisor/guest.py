@@ -8,7 +8,7 @@ import libvirt
 import libvirt_qemu
 
 from agents.hypervisor.connection import Hypervisor
-from agents.hypervisor.domain_xml import NAMESPACE, DomainSpec, read
+from agents.hypervisor.domain_xml import NAMESPACE, DiskSpec, DomainSpec, build_disk, read
 from agents.hypervisor.errors import (
     DomainNotFound,
     NoMetadata,
@@ -131,6 +131,33 @@ class Guest:
         """Let a paused guest go on."""
         with translated():
             self._domain.resume()
+
+    def attach(self, disk: DiskSpec) -> None:
+        """Give the running VM another disk. When this returns it is in the live document, the guest may not see it yet.
+
+        Raises HypervisorRefused, and then nothing was attached: its image is in use, or no slot is free.
+        """
+        with translated():
+            self._domain.attachDeviceFlags(build_disk(disk), libvirt.VIR_DOMAIN_AFFECT_LIVE)
+
+    def ask_detach(self, disk: DiskSpec) -> None:
+        """Ask the guest to let go of a disk. It leaves the live document when the guest did, which may be never.
+
+        QEMU refuses (HypervisorRefused) to ask a second time while a first request is open.
+        """
+        with translated():
+            self._domain.detachDeviceFlags(build_disk(disk), libvirt.VIR_DOMAIN_AFFECT_LIVE)
+
+    def disk_bytes(self, disk: DiskSpec) -> int:
+        """What the guest sees of a disk, as QEMU says."""
+        with translated():
+            capacity, _allocation, _physical = self._domain.blockInfo(disk.target)
+            return capacity
+
+    def resize_disk(self, disk: DiskSpec, size_bytes: int) -> None:
+        """Give a disk of the running VM another size; the guest is told."""
+        with translated():
+            self._domain.blockResize(disk.target, size_bytes, libvirt.VIR_DOMAIN_BLOCK_RESIZE_BYTES)
 
     def force_off(self) -> None:
         """Take the power away. QEMU is asked to end, and killed after some seconds; when this returns it is gone."""

@@ -42,6 +42,11 @@ class QemuImg:
         command = ["create", "-q", "-f", "qcow2", *behind, _absolute(path), str(virtual_size_bytes)]
         self._run(command, CREATE_SECONDS)
 
+    def resize(self, path: Path, virtual_size_bytes: int) -> None:
+        """Let a qcow2 image of our own grow, whose chain was compared. Its header says the new size when it is done."""
+        # No --shrink: what is smaller than before is refused.
+        self._run(["resize", "-q", "-f", "qcow2", _absolute(path), str(virtual_size_bytes)], CREATE_SECONDS)
+
     def info(self, path: Path) -> QemuView:
         """What QEMU sees in a qcow2 image that our own reader has accepted."""
         # -U: a running VM may have it open.

@@ -172,6 +172,30 @@ class VolumeRemove(Data):
     file_names: tuple[str, ...]
 
 
+class VolumeResize(Data):
+    """Let a volume grow: in the running VM that has it, else in its file. It never shrinks."""
+
+    volume_id: str
+    vm_id: str | None
+    """The VM that may run with it on this host."""
+    chain: tuple[ImageFile, ...]
+    """As in :class:`Disk`; the first file grows."""
+    virtual_size_bytes: int
+    """A multiple of 512."""
+
+
+class VolumeResizeAnswer(Data):
+    virtual_size_bytes: int
+    live: bool
+    """A running guest was told of it."""
+
+
+class VolumeResizeEvidence(Data):
+    virtual_size_bytes: int
+    """As QEMU says where it has the volume open, else as the file's header says."""
+    live: bool = False
+
+
 # --- vm ------------------------------------------------------------------------------------------------------------
 
 
@@ -183,6 +207,36 @@ class Disk(Data):
     """Device name in the guest: ``vda``, ``vdb``, …"""
     chain: tuple[ImageFile, ...]
     read_only: bool = False
+
+
+class VolumeAttach(Data):
+    """Give a running VM another disk. One that is off gets it with its next start: nothing is to be done here."""
+
+    vm_id: str
+    disk: Disk
+
+
+class VolumeDetach(Data):
+    """Take a disk from a running VM: its guest is asked to let go, and is waited for."""
+
+    vm_id: str
+    volume_id: str
+    timeout_seconds: int = 30
+
+
+class DiskAnswer(Data):
+    live: bool
+    """A running VM was changed; false where it was off."""
+
+
+class DiskEvidence(Data):
+    """What libvirt says of one volume in the domain with the VM's UUID."""
+
+    power_state: Literal["running", "paused", "off"]
+    reason: str = ""
+    attached: bool = False
+    mismatch: str = ""
+    """How the disk that it has is not the one that was asked for."""
 
 
 class VmStart(Data):
@@ -342,6 +396,33 @@ KINDS: Mapping[str, Kind] = {
             WorkClass.DISK,
             600,
             "the removal of the first file",
+        ),
+        Kind(
+            "volume.attach",
+            VolumeAttach,
+            DiskAnswer,
+            DiskEvidence,
+            WorkClass.SHORT,
+            120,
+            "the request to libvirt",
+        ),
+        Kind(
+            "volume.detach",
+            VolumeDetach,
+            DiskAnswer,
+            DiskEvidence,
+            WorkClass.SHORT,
+            300,
+            "the request to the guest",
+        ),
+        Kind(
+            "volume.resize",
+            VolumeResize,
+            VolumeResizeAnswer,
+            VolumeResizeEvidence,
+            WorkClass.DISK,
+            600,
+            "the first change of its size",
         ),
         Kind("vm.start", VmStart, VmStartAnswer, VmEvidence, WorkClass.SHORT, 300, "the start of the domain"),
         Kind("vm.stop", VmStop, VmStopAnswer, VmEvidence, WorkClass.SHORT, 300, "the request to libvirt"),

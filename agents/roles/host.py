@@ -13,8 +13,11 @@ from agents.handlers.vm_reboot import VmRebootHandler
 from agents.handlers.vm_resume import VmResumeHandler
 from agents.handlers.vm_start import VmStartHandler
 from agents.handlers.vm_stop import VmStopHandler
+from agents.handlers.volume_attach import VolumeAttachHandler
 from agents.handlers.volume_create import VolumeCreateHandler
+from agents.handlers.volume_detach import VolumeDetachHandler
 from agents.handlers.volume_remove import VolumeRemoveHandler
+from agents.handlers.volume_resize import VolumeResizeHandler
 from agents.hypervisor.connection import Hypervisor
 from agents.hypervisor.errors import HypervisorError, translated
 from agents.hypervisor.events import EventWatch, GuestWatcher
@@ -44,6 +47,9 @@ class HostRole:
                 "template.remove": TemplateRemoveHandler(),
                 "volume.create": VolumeCreateHandler(),
                 "volume.remove": VolumeRemoveHandler(),
+                "volume.attach": VolumeAttachHandler(self._hypervisor),
+                "volume.detach": VolumeDetachHandler(self._hypervisor),
+                "volume.resize": VolumeResizeHandler(self._hypervisor),
                 "vm.start": VmStartHandler(self._hypervisor, self._console_folder),
                 "vm.stop": VmStopHandler(self._hypervisor),
                 "vm.reboot": VmRebootHandler(self._hypervisor),

@@ -12,9 +12,18 @@ from compute_app.actions.vms import (
     vm_start,
     vm_stop,
 )
+from compute_app.actions.volumes import (
+    NewVolume,
+    volume_attach,
+    volume_create,
+    volume_delete,
+    volume_detach,
+    volume_resize,
+)
 
 __all__ = [
     "Deployment",
+    "NewVolume",
     "vm_console",
     "vm_deploy",
     "vm_destroy",
@@ -24,4 +33,9 @@ __all__ = [
     "vm_resume",
     "vm_start",
     "vm_stop",
+    "volume_attach",
+    "volume_create",
+    "volume_delete",
+    "volume_detach",
+    "volume_resize",
 ]

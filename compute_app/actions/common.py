@@ -1,10 +1,14 @@
 """What the actions of this room share."""
 
-from compute_app.models import VM, Volume
+from typing import Any
+from uuid import UUID
+
+from compute_app.models import VM, Volume, VolumeFile
 from core_app.errors import WrongState
 from operations_app.actions import Resource
 from operations_app.models import Reservation
 from templates_app.actions import lock_zone
+from templates_app.models import Placement
 
 
 def locked(vm: VM, verb: str, *needed: str) -> VM:
@@ -13,13 +17,31 @@ def locked(vm: VM, verb: str, *needed: str) -> VM:
     found = VM.objects.select_for_update(no_key=True).get(pk=vm.pk)
     if found.state in needed:
         return found
-    holder = Reservation.objects.filter(resource_type="vm", resource_id=vm.pk, exclusive=True).first()
     raise WrongState(
         f"{found} is {found.state}.",
         f"It cannot be {verb} now.",
         f"It can be {verb} when it is {' or '.join(needed)}.",
-        operation=holder.operation_id if holder else None,
+        operation=holder_of("vm", vm.pk),
     )
+
+
+def holder_of(resource_type: str, resource_id: UUID) -> UUID | None:
+    """The operation that has it for itself now."""
+    held = Reservation.objects.filter(resource_type=resource_type, resource_id=resource_id, exclusive=True)
+    return held.values_list("operation_id", flat=True).first()
+
+
+def new_volume(backing: Placement | None = None, **fields: Any) -> Volume:
+    """The rows of a volume that is yet to be made, as an overlay on a template's copy or empty."""
+    volume = Volume.objects.create(**fields)
+    volume.top = VolumeFile.objects.create(
+        volume=volume,
+        file_name=f"volume-{volume.pk}.qcow2",
+        virtual_size_bytes=volume.size_bytes,
+        backing_placement=backing,
+    )
+    volume.save(update_fields=["top"])
+    return volume
 
 
 def resources(vm: VM) -> list[Resource]:

@@ -9,8 +9,8 @@ from django.db import transaction
 from accounts_app import limits
 from accounts_app.models import Account, User
 from compute_app import accounting, placing
-from compute_app.actions.common import locked, resources
-from compute_app.models import VM, Volume, VolumeFile
+from compute_app.actions.common import locked, new_volume, resources
+from compute_app.models import VM, Volume
 from compute_app.rules import Need
 from core_app.errors import InvalidInput, WrongState
 from core_app.names import check_name
@@ -130,15 +130,8 @@ def _disk_sizes(wanted: Deployment) -> list[int]:
 
 def _new_volume(vm: VM, index: int, size: int, pool: StoragePool, placement: Placement) -> Volume:
     name = f"{vm.name[:240]}-root" if index == 0 else f"{vm.name[:240]}-data{index}"
-    volume = Volume.objects.create(account=vm.account, name=name, vm=vm, device_index=index, pool=pool, size_bytes=size)
-    volume.top = VolumeFile.objects.create(
-        volume=volume,
-        file_name=f"volume-{volume.pk}.qcow2",
-        virtual_size_bytes=size,
-        backing_placement=placement if index == 0 else None,
-    )
-    volume.save(update_fields=["top"])
-    return volume
+    backing = placement if index == 0 else None
+    return new_volume(backing, account=vm.account, name=name, vm=vm, device_index=index, pool=pool, size_bytes=size)
 
 
 def vm_start(vm: VM, user: User | None = None) -> Operation:
@@ -196,6 +189,8 @@ def vm_console(vm: VM, *, lines: int, user: User | None = None) -> Operation:
 
 def vm_destroy(vm: VM, *, expunge: bool, user: User | None = None) -> Operation:
     """Take a VM's power away; with ``expunge`` remove its volumes too, for good. Raises WrongState, Busy.
+
+    Volumes that were made by themselves, or detached once, are not the VM's own: expunging it detaches them.
 
     One that has no volumes, since its deployment failed, is gone for good either way: there is nothing to keep.
     """

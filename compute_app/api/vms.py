@@ -2,6 +2,7 @@
 
 from functools import partial
 from typing import Any, ClassVar
+from uuid import UUID
 
 from django.db.models import Prefetch
 from drf_spectacular.types import OpenApiTypes
@@ -15,7 +16,7 @@ from accounts_app.models import Account
 from accounts_app.owners import VisibleField, account_for
 from accounts_app.tenancy import user_of
 from compute_app import actions
-from compute_app.models import VM, Volume
+from compute_app.models import DATA_DISKS_MAX, VM, Volume
 from compute_app.workflows.payloads import volumes_on_disk
 from core_app import dry_run
 from core_app.accepted import Accepted
@@ -29,7 +30,6 @@ from templates_app.models import Template
 
 MEBIBYTE = 1 << 20
 TEBIBYTE = 1 << 40
-DATA_DISKS_MAX = 23
 NOT_THERE_YET = ("networks", "ssh_keys", "user_data")
 
 
@@ -190,17 +190,18 @@ def _force(request: Request) -> dict[str, Any]:
     return {"force": fields["force"], "then_force_after": fields.get("timeout_seconds")}
 
 
-def _destruction_plan(operation: Operation) -> dict[str, Any]:
-    vm = VM.objects.get(pk=operation.target_id)
-    volumes = volumes_on_disk(vm).order_by("device_index") if operation.data["expunge"] else ()
-    files = [
-        {
-            "host": remover_of(volume.pool, vm.last_host_id),
-            "pool": volume.pool.name,
-            "path": file.path,
-            "size_bytes": file.virtual_size_bytes,
-        }
-        for volume in volumes
+def files_to_remove(volume: Volume, preferred: UUID | None = None) -> list[dict[str, Any]]:
+    """For a plan: what would be removed with a volume, and by whom."""
+    host = remover_of(volume.pool, preferred)
+    return [
+        {"host": host, "pool": volume.pool.name, "path": file.path, "size_bytes": file.virtual_size_bytes}
         for file in volume.files.all()
     ]
+
+
+def _destruction_plan(operation: Operation) -> dict[str, Any]:
+    vm = VM.objects.get(pk=operation.target_id)
+    its_own = volumes_on_disk(vm).filter(outlives_vm=False).order_by("device_index")
+    volumes = its_own if operation.data["expunge"] else ()
+    files = [file for volume in volumes for file in files_to_remove(volume, vm.last_host_id)]
     return dry_run.deletion_plan(files, vm.host.name if vm.host else None)

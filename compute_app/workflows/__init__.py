@@ -1,6 +1,7 @@
 """What the operations of this room do, step by step."""
 
 from compute_app.workflows.vms import DeployVM, DestroyVM, ReadVMConsole, RebootVM, ResumeVM, StartVM, StopVM
+from compute_app.workflows.volumes import AttachVolume, CreateVolume, DeleteVolume, DetachVolume, ResizeVolume
 from operations_app.workflow import Workflow
 
 WORKFLOWS: tuple[type[Workflow], ...] = (
@@ -11,4 +12,9 @@ WORKFLOWS: tuple[type[Workflow], ...] = (
     ResumeVM,
     ReadVMConsole,
     DestroyVM,
+    CreateVolume,
+    AttachVolume,
+    DetachVolume,
+    ResizeVolume,
+    DeleteVolume,
 )

@@ -1,6 +1,7 @@
 """What the workflows' steps send, made from rows."""
 
 from typing import Any, Literal
+from uuid import UUID
 
 from django.db.models import QuerySet
 
@@ -12,16 +13,22 @@ from agents.protocol.kinds import (
     VmResume,
     VmStart,
     VmStop,
+    VolumeAttach,
     VolumeCreate,
+    VolumeDetach,
     VolumeRemove,
+    VolumeResize,
 )
-from compute_app.models import VM, Volume, VolumeFile
+from compute_app.models import VM, Volume, VolumeFile, device_name
 from core_app import settings_rows
+from infra_app.reaching import host_for_removal
 from operations_app.models import Operation
-from operations_app.workflow import CommandSpec
+from operations_app.workflow import CommandSpec, Refused
 from templates_app.models import Placement
 
 GRACEFUL_SECONDS = 60
+LET_GO_SECONDS = 30
+"""How long a guest has to let go of a disk."""
 
 
 def vm_of(operation: Operation) -> VM:
@@ -85,6 +92,40 @@ def removal(volume: Volume, host_id: Any) -> CommandSpec:
     names = tuple(file.file_name for file in volume.files.all())
     payload = VolumeRemove(volume_id=str(volume.pk), pool_path=volume.pool.path, file_names=names)
     return CommandSpec("volume.remove", host_id, volume_lane(volume), payload, str(volume.pk))
+
+
+def removal_anywhere(volume: Volume, preferred: UUID | None) -> CommandSpec:
+    """By the preferred host if it is up, else by another that reaches the pool. Raises Refused where none ever did."""
+    host_id = host_for_removal(volume.pool, preferred)
+    if host_id is None:
+        raise Refused(
+            "no_host_reaches_pool",
+            f"No host reaches pool {volume.pool}, where {volume} lies.",
+            "It stays as it is until one does.",
+            "Bring a host with this pool up.",
+        )
+    return removal(volume, host_id)
+
+
+def attachment(volume: Volume, vm_id: str, host_id: Any, index: int) -> CommandSpec:
+    disk = Disk(volume_id=str(volume.pk), target=device_name(index), chain=chain_of(volume))
+    return CommandSpec("volume.attach", host_id, f"vm:{vm_id}", VolumeAttach(vm_id=vm_id, disk=disk))
+
+
+def detachment(volume: Volume, vm_id: str, host_id: Any) -> CommandSpec:
+    payload = VolumeDetach(vm_id=vm_id, volume_id=str(volume.pk), timeout_seconds=LET_GO_SECONDS)
+    return CommandSpec("volume.detach", host_id, f"vm:{vm_id}", payload)
+
+
+def growth(volume: Volume, host_id: Any) -> CommandSpec:
+    payload = VolumeResize(
+        volume_id=str(volume.pk),
+        vm_id=str(volume.vm_id) if volume.vm_id else None,
+        chain=chain_of(volume),
+        virtual_size_bytes=volume.size_bytes,
+    )
+    lane = f"vm:{volume.vm_id}" if volume.vm_id else volume_lane(volume)
+    return CommandSpec("volume.resize", host_id, lane, payload)
 
 
 def domain(vm: VM) -> VmStart:

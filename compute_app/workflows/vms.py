@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from typing import Any, Literal
-from uuid import UUID
 
 from django.utils import timezone
 
@@ -16,6 +15,7 @@ from compute_app.workflows.payloads import (
     domain,
     reboot,
     removal,
+    removal_anywhere,
     resume,
     stop,
     vm_lane,
@@ -23,9 +23,9 @@ from compute_app.workflows.payloads import (
     volume_lane,
     volumes_on_disk,
 )
+from compute_app.workflows.volumes import let_go
 from core_app import events
 from core_app.transitions import transition
-from infra_app.reaching import host_for_removal
 from operations_app.models import Command, Operation
 from operations_app.rules import OperationState
 from operations_app.workflow import CommandSpec, Refused, Step, Wait, Workflow
@@ -171,7 +171,7 @@ class PowerOff(Step):
 
 
 class RemoveVolumes(Step):
-    """Remove all files of all volumes of an expunged VM."""
+    """Remove all files of all volumes of an expunged VM, save those that outlive it."""
 
     name = "remove volumes"
     forward_only = True
@@ -180,18 +180,7 @@ class RemoveVolumes(Step):
         if not operation.data["expunge"]:
             return ()
         vm = vm_of(operation)
-        return [removal(volume, self._host(volume, vm)) for volume in volumes_on_disk(vm)]
-
-    def _host(self, volume: Volume, vm: VM) -> UUID:
-        host_id = host_for_removal(volume.pool, vm.last_host_id)
-        if host_id is None:
-            raise Refused(
-                "no_host_reaches_pool",
-                f"No host reaches pool {volume.pool}, where {volume} lies.",
-                "The VM stays as it is until one does.",
-                "Bring a host with this pool up.",
-            )
-        return host_id
+        return [removal_anywhere(volume, vm.last_host_id) for volume in volumes_on_disk(vm).filter(outlives_vm=False)]
 
     def done(self, operation: Operation, command: Command) -> None:
         accounting.volume_removed(Volume.objects.get(pk=command.label))
@@ -270,6 +259,8 @@ class DestroyVM(Workflow):
             sets["destroyed_at"] = timezone.now()
         if transition(vm, to, event=f"vm.{to}", sets=sets) and to == VM.State.EXPUNGED:
             limits.give_back(vm.account, accounting.of_vm())
+            for volume in volumes_on_disk(vm).filter(outlives_vm=True):
+                let_go(volume)
         accounting.vm_moved(vm)
 
 

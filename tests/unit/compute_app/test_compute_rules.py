@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from agents.protocol.kinds import (
     KINDS,
     Data,
+    DiskEvidence,
     RemoveEvidence,
     TemplateDownloadAnswer,
     TemplateDownloadEvidence,
@@ -18,6 +19,7 @@ from agents.protocol.kinds import (
     VmRebootEvidence,
     VolumeCreateAnswer,
     VolumeCreateEvidence,
+    VolumeResizeEvidence,
 )
 from compute_app import rules
 from compute_app.models import VM
@@ -45,7 +47,12 @@ def rooms(draw: st.DrawFn) -> tuple[list[HostRoom], list[PoolRoom]]:
 
 def fits(host: HostRoom, pool: PoolRoom, need: Need) -> bool:
     disk = need.disk_bytes + (0 if pool.has_template else need.template_bytes)
-    return host.id in pool.host_ids and host.free_memory_bytes >= need.memory_bytes and pool.free_bytes >= disk
+    return host.id in pool.host_ids and has_memory(host, need) and pool.free_bytes >= disk
+
+
+def has_memory(host: HostRoom, need: Need) -> bool:
+    """What needs none is not turned away where more is promised than there is."""
+    return need.memory_bytes == 0 or host.free_memory_bytes >= need.memory_bytes
 
 
 @settings(max_examples=300, deadline=None)
@@ -86,7 +93,7 @@ def test_however_many_ask_nothing_is_promised_twice(
         disk = need.disk_bytes + (0 if pool.has_template else need.template_bytes)
         hosts[host.id] = HostRoom(host.id, host.name, host.free_memory_bytes - need.memory_bytes)
         pools[pool.id] = PoolRoom(pool.id, pool.name, pool.free_bytes - disk, pool.host_ids, has_template=True)
-        assert hosts[host.id].free_memory_bytes >= 0
+        assert hosts[host.id].free_memory_bytes >= min(0, host.free_memory_bytes)
         assert pools[pool.id].free_bytes >= 0
 
 
@@ -98,9 +105,8 @@ def test_a_host_for_a_vm_reaches_all_its_pools(
     hosts, pool_rooms = given_rooms
     reached = {pk: {pool.id for pool in pool_rooms if pk in pool.host_ids} for pk in IDS}
     wanted = {pool.id for pool in pool_rooms[:2]}
-    possible = {
-        h.id: h.free_memory_bytes for h in hosts if h.free_memory_bytes >= memory_bytes and wanted <= reached[h.id]
-    }
+    need = Need(memory_bytes, 0)
+    possible = {h.id: h.free_memory_bytes for h in hosts if has_memory(h, need) and wanted <= reached[h.id]}
     chosen = choose_host(hosts, wanted, reached, memory_bytes)
     if possible:
         assert isinstance(chosen, UUID)
@@ -141,6 +147,13 @@ def every_evidence() -> list[tuple[str, Data, Judgement]]:
         rows.append(("volume.create", found, done if made else undone if mismatch else redo))
     for kind, left in itertools.product(("template.remove", "volume.remove"), ((), ("a",), ("a", "b"))):
         rows.append((kind, RemoveEvidence(left=left), redo if left else done))
+    for power, attached, mismatch in itertools.product(("running", "paused", "off"), (False, True), ("", "other")):
+        disk = DiskEvidence(power_state=power, attached=attached, mismatch=mismatch)
+        rows.append(("volume.attach", disk, retry if mismatch else done if attached or power == "off" else redo))
+        rows.append(("volume.detach", disk, redo if attached else done))
+    for size, live in itertools.product((1, 2, 3), (False, True)):
+        sized = VolumeResizeEvidence(virtual_size_bytes=size, live=live)
+        rows.append(("volume.resize", sized, done if size == 2 else redo))
     started = {"running": done, "paused": done, "off": redo, "unknown": retry}
     stopped = {"running": redo, "paused": redo, "off": done, "unknown": retry}
     rebooted = {"running": redo, "paused": redo, "off": undone, "unknown": retry}
@@ -158,7 +171,7 @@ def every_evidence() -> list[tuple[str, Data, Judgement]]:
 
 @pytest.mark.parametrize(("kind", "evidence", "judgement"), every_evidence())
 def test_every_evidence_has_its_verdict(kind: str, evidence: Data, judgement: Judgement) -> None:
-    verdict = registry.judge(kind, {}, evidence)
+    verdict = registry.judge(kind, {"virtual_size_bytes": 2}, evidence)
     assert verdict.judgement is judgement
     assert verdict.reason
     if judgement is Judgement.DONE:

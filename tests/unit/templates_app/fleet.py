@@ -53,6 +53,9 @@ def _answer(command: Command) -> dict[str, Any]:
         "volume.create": {
             "path": path, "virtual_size_bytes": said.get("virtual_size_bytes"), "allocated_bytes": 0,
         },
+        "volume.attach": {"live": True},
+        "volume.detach": {"live": True},
+        "volume.resize": {"virtual_size_bytes": said.get("virtual_size_bytes"), "live": False},
         "vm.start": {"power_state": "running", "accelerator": "tcg"},
         "vm.stop": {"power_state": "off", "was_running": True},
         "vm.reboot": {"forced": said.get("mode") == "force"},
