@@ -1,6 +1,7 @@
 """One embedded hypervisor for all tests here; each leaves no domain behind."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -26,3 +27,11 @@ def hypervisor(_embedded: Hypervisor) -> Iterator[Hypervisor]:
 def _quick_evidence(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is ever on its way to a libvirt inside this process; the scenarios wait as long as an agent does."""
     monkeypatch.setattr("agents.hypervisor.evidence.SETTLE_SECONDS", 0.0)
+
+
+@pytest.fixture
+def pool(tmp_path: Path) -> Path:
+    """A storage pool's folder."""
+    folder = tmp_path / "pool"
+    folder.mkdir()
+    return folder
