@@ -1,13 +1,15 @@
 """What the views of all rooms have in common."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
+from django.http import HttpResponseBase
 from rest_framework import mixins, viewsets
 from rest_framework.request import Request
+from rest_framework.response import Response
 
-from core_app import idempotency, pagination
+from core_app import idempotency, pagination, polling
 from core_app.filters import FieldFilter, refuse_unknown
 
 
@@ -47,3 +49,24 @@ class RoomViewSet(viewsets.GenericViewSet[Any]):
 
 class ReadViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, RoomViewSet):
     """Lists and details of rows: filtered, ordered, in pages, and only those that the user may see."""
+
+
+class PolledViewSet(ReadViewSet):
+    """What programs poll: an unchanged list or object is 304, without being rendered."""
+
+    def list(self, request: Request, *args: Any, **kwargs: Any) -> HttpResponseBase:  # type: ignore[override]
+        page = self.paginate_queryset(self.filter_queryset(self.get_queryset()))
+        return self.answer_page(request, page or [])
+
+    def answer_page(self, request: Request, page: Sequence[Any]) -> HttpResponseBase:
+        """A page of the view's serializer, or 304."""
+
+        def render() -> Response:
+            return self.get_paginated_response(self.get_serializer(page, many=True).data)
+
+        links = (getattr(self.paginator, "has_next", None), getattr(self.paginator, "has_previous", None))
+        return polling.answer(request, page, render, links=links)
+
+    def retrieve(self, request: Request, *args: Any, **kwargs: Any) -> HttpResponseBase:  # type: ignore[override]
+        row = self.get_object()
+        return polling.answer(request, [row], lambda: Response(self.get_serializer(row).data))

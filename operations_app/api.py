@@ -16,7 +16,7 @@ from core_app import dry_run
 from core_app.accepted import Accepted
 from core_app.filters import FieldFilterSet
 from core_app.serializers import ReferenceSerializer, StrictSerializer
-from core_app.viewsets import ReadViewSet
+from core_app.viewsets import PolledViewSet, ReadViewSet
 from operations_app import actions, registry
 from operations_app.models import Attempt, Command, Operation
 from operations_app.rules import Judgement, eta_seconds_of, percent_of
@@ -182,7 +182,7 @@ class OperationFilterSet(FieldFilterSet):
         fields: ClassVar = ["state", "kind", "target_id", "target_type", "account"]
 
 
-class OperationViewSet(ReadViewSet):
+class OperationViewSet(PolledViewSet):
     """What was asked for and what became of it, newest first. Its ETag makes polling cheap: 304 if nothing changed."""
 
     queryset = Operation.objects.select_related("waits_for__awaited").prefetch_related(

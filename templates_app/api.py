@@ -4,6 +4,7 @@ from functools import partial
 from typing import Any, ClassVar
 
 from django.db.models import QuerySet
+from django.http import HttpResponseBase
 from drf_spectacular.utils import OpenApiParameter, extend_schema, extend_schema_field
 from rest_framework import serializers
 from rest_framework.decorators import action
@@ -17,7 +18,7 @@ from core_app import dry_run
 from core_app.accepted import Accepted
 from core_app.references import Reference, reference
 from core_app.serializers import ReferenceSerializer, StrictSerializer
-from core_app.viewsets import ReadViewSet
+from core_app.viewsets import PolledViewSet
 from infra_app.models import StoragePool, Zone
 from infra_app.reaching import remover_of
 from operations_app.api import OperationSerializer
@@ -151,7 +152,7 @@ class PrepareSerializer(StrictSerializer):
     pool = serializers.PrimaryKeyRelatedField(queryset=StoragePool.objects.all())
 
 
-class TemplateViewSet(ReadViewSet):
+class TemplateViewSet(PolledViewSet):
     queryset = Template.objects.prefetch_related("zones")
     serializer_class = TemplateSerializer
     filterset_fields: ClassVar = ["name", "state", "zones", "account", "format", "public"]
@@ -177,11 +178,10 @@ class TemplateViewSet(ReadViewSet):
         responses={200: PlacementSerializer(many=True)},
     )
     @action(detail=True, serializer_class=PlacementSerializer)
-    def placements(self, request: Request, pk: str) -> Response:
+    def placements(self, request: Request, pk: str) -> HttpResponseBase:
         """One row a pool, and one a zone where hosts download by themselves."""
         rows: QuerySet[Placement] = self.get_object().placements.select_related("template", "pool", "operation")
-        page = self.paginate_queryset(rows)
-        return self.get_paginated_response(PlacementSerializer(page, many=True).data)
+        return self.answer_page(request, self.paginate_queryset(rows) or [])
 
     @extend_schema(request=PrepareSerializer, responses={202: OperationSerializer})
     @action(detail=True, methods=["post"])

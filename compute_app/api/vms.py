@@ -21,7 +21,7 @@ from compute_app.workflows.payloads import volumes_on_disk
 from core_app import dry_run
 from core_app.accepted import Accepted
 from core_app.serializers import StrictSerializer
-from core_app.viewsets import ReadViewSet
+from core_app.viewsets import PolledViewSet
 from infra_app.models import Host, StoragePool, Zone
 from infra_app.reaching import remover_of
 from operations_app.api import OperationSerializer
@@ -105,7 +105,7 @@ class ConsoleSerializer(StrictSerializer):
     lines = serializers.IntegerField(min_value=1, max_value=1000, default=100)
 
 
-class VMViewSet(ReadViewSet):
+class VMViewSet(PolledViewSet):
     queryset = VM.objects.prefetch_related(
         Prefetch("volumes", Volume.objects.exclude(state=Volume.State.REMOVED).order_by("device_index"))
     )
