@@ -17,6 +17,7 @@ MAX_UNHASHED = 16
 ROOM_MARGIN_BYTES = 16 * MIB
 """Left free on a pool: running guests write to it too."""
 
+_WRITEBACK_BYTES = 8 * MIB
 _HOLE_BYTES = 64 * 1024
 _ZEROS = bytes(_HOLE_BYTES)
 
@@ -142,7 +143,14 @@ class Part:
         with memoryview(self._buffer) as view, pool_errors(self._path.parent):
             for begin, stop in self._stretches(start, end):
                 _write_all(self._file, view[begin:stop], self._flushed + begin - start)
+        self._begin_writeback(self._flushed // _WRITEBACK_BYTES, self._offset // _WRITEBACK_BYTES)
         self._flushed = self._offset
+
+    def _begin_writeback(self, before: int, now: int) -> None:
+        """Linux begins to write what it is told to forget (mm/fadvise.c), so the next sync finds half its work done."""
+        if now != before:
+            stretch = (before * _WRITEBACK_BYTES, (now - before) * _WRITEBACK_BYTES)
+            os.posix_fadvise(self._file, *stretch, os.POSIX_FADV_DONTNEED)
 
     def _stretches(self, start: int, end: int) -> list[tuple[int, int]]:
         """What of the buffer is to be written: everything but whole blocks of zeros, aligned as the file's are."""
