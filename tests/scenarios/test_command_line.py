@@ -116,6 +116,10 @@ def test_a_vm_lives_its_life_by_command_line(cloud: Cloud, start: Start, done: C
     (vm,) = done("vms", "list", "--template", file, "--state", "running")
     assert vm["memory_bytes"] == 192 * MEBIBYTE
     cloud.booted(vm)
+    code, console = start("vms", "console", file, "--lines", "20").end()
+    assert code == 0
+    assert "cloudctl guest: " in console, "it is what the guest wrote"
+    assert not {char for char in console if not char.isprintable() and char != "\n"}
     assert done("vms", "stop", file, "--force", "--wait")["state"] == "succeeded"
     assert done("vms", "stop", file, "--force", code=1) is None
     assert done("vms", "start", file, "--wait")["result"]["host"] in {host.name for host in cloud.lab.hosts}
