@@ -113,7 +113,7 @@ def figures() -> list[tuple[str, str, str, str]]:
     under_way = Operation.objects.filter(state__in=sorted(OPERATION_OPEN))
     stuck = Operation.objects.filter(state=OperationState.NEEDS_ATTENTION)
     return [
-        (_count(up), "hosts up", f"{_count(others)} not up", _list("infra_app_host")),
+        (_count(up), "hosts up", f"{_count(others)} not up" if others.exists() else "", _list("infra_app_host")),
         (_count(running), "VMs running", "", _list("compute_app_vm")),
         (_count(under_way), "operations under way", "", _list("operations_app_operation")),
         (_count(stuck), "need a person", "", f"{_list('operations_app_operation')}?state=needs_attention"),

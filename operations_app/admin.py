@@ -21,10 +21,10 @@ from core_app.models import Event
 from core_app.sizes import size_text
 from infra_app.admin import AgentAdmin, HostAdmin
 from infra_app.models import Agent, Host
-from operations_app import actions, registry
+from operations_app import actions, api, registry
 from operations_app.models import Attempt, Command, Operation
 from operations_app.reconciliation import ASKABLE
-from operations_app.rules import OPERATION_FINAL, OperationState, eta_seconds_of, percent_of
+from operations_app.rules import OPERATION_FINAL, Judgement, OperationState, eta_seconds_of, percent_of
 from operations_app.workflow import may_cancel
 
 EVENTS_SHOWN = 500
@@ -274,6 +274,18 @@ class OperationAdmin(RoomAdmin):
             )
         for command in in_doubt:
             actions.reconcile_now(command.pk)
+
+    @button(
+        "Settle",
+        takes=api.SettleSerializer,
+        previews=api.after_settling,
+        when=lambda operation: operation.state == OperationState.NEEDS_ATTENTION,
+        asks="Say what became of the command that nobody could find out. The operation goes on as if evidence had said"
+        " so: look at the host first.",
+    )
+    def settle(self, user: User, operation: Operation, **fields: Any) -> Operation:
+        said = actions.Settlement(**fields | {"verdict": Judgement(fields["verdict"])})
+        return actions.settle(operation.pk, said, user)
 
     @button(
         "Cancel",

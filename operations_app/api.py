@@ -215,11 +215,12 @@ class OperationViewSet(PolledViewSet):
         said = actions.Settlement(**given.validated_data | {"verdict": Judgement(given.validated_data["verdict"])})
         settle = partial(actions.settle, self.get_object().pk, said, user_of(request))
         if dry_run.wanted(request):
-            return Response(dry_run.rehearse(settle, _after_settling))
+            return Response(dry_run.rehearse(settle, after_settling))
         return Accepted(settle())
 
 
-def _after_settling(operation: Operation) -> dict[str, Any]:
+def after_settling(operation: Operation) -> dict[str, Any]:
+    """What the operation is after a verdict, see ``SettlePlanSerializer``."""
     waiting = operation.commands.filter(state=CommandState.CREATED).select_related("agent").order_by("seq")
     return {
         **{name: OperationSerializer(operation).data[name] for name in ("state", "direction", "step", "error")},

@@ -226,7 +226,7 @@ def form_field(name: str, field: serializers.Field[Any, Any, Any, Any]) -> forms
     return made(field, options)
 
 
-def _is(kind: type) -> Callable[[str, Any], bool]:
+def _is(kind: type | tuple[type, ...]) -> Callable[[str, Any], bool]:
     return lambda _name, field: isinstance(field, kind)
 
 
@@ -263,7 +263,7 @@ _FORM_FIELDS: list[tuple[Callable[[str, Any], bool], Callable[[Any, dict[str, An
     (_is(serializers.IntegerField), _number),
     (_is(serializers.DictField), lambda _, options: HeadersField(**options)),
     (_is(serializers.ListField), lambda _, options: LinesField(**options)),
-    (_is(serializers.CharField), _text),
+    (_is((serializers.CharField, serializers.UUIDField)), _text),
 ]
 
 

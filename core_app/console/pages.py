@@ -27,6 +27,7 @@ from unfold.paginator import InfinitePaginator
 
 from core_app.console import cells
 from core_app.console.forms import ActionForm
+from core_app.dry_run import rehearse
 from core_app.errors import CloudctlError
 
 Row = Any
@@ -47,7 +48,8 @@ class Button:
 
     ``takes``: the API's serializer of its fields, ``leaves_out`` those that the form has no use for; ``asks``: what it
     will do, to be confirmed; ``when``: in which states it makes sense (the action itself decides); ``removes``: the row
-    is gone then; ``begins``: what the form of a row begins with.
+    is gone then; ``begins``: what the form of a row begins with; ``previews``: describes what the action answered, for
+    people who want to see what it would do.
     """
 
     name: str
@@ -60,6 +62,7 @@ class Button:
     removes: bool = False
     on_list: bool = False
     begins: Callable[[Row], Fields] = lambda _row: {}
+    previews: Callable[[Any], dict[str, Any]] | None = None
 
     @property
     def at_once(self) -> bool:
@@ -285,17 +288,30 @@ class RoomAdmin(ModelAdmin):  # type: ignore[misc]  # untyped
         if row is None and object_id is not None:
             return self._get_obj_does_not_exist_redirect(request, self.opts, object_id)  # type: ignore[no-any-return]
         given: Mapping[str, Any] | None = request.POST if request.method == "POST" else None
-        form = None
+        form, plan = None, None
         if found.takes is not None:
             begins = dict(request.GET.items()) if row is None else found.begins(row)
             form = ActionForm(found.takes, found.leaves_out, request, data=given, initial=begins)
         if given is not None:
             fields: Fields | None = form.fields_taken() if form else {}
-            if fields is not None and (response := self._do(request, found, row, form, fields)):
+            if fields is not None and "preview" in given:
+                plan = self._preview(request, found, row, form, fields)
+            elif fields is not None and (response := self._do(request, found, row, form, fields)):
                 return response
-        return self._page(
-            request, "cloudctl/act.html", row, title=found.label, button=found, form=form, act_url=request.path
-        )
+        context = {"title": found.label, "button": found, "form": form, "act_url": request.path}
+        return self._page(request, "cloudctl/act.html", row, **context, plan=cells.pretty(plan) if plan else "")
+
+    def _preview(
+        self, request: HttpRequest, found: Button, row: Row, form: ActionForm | None, fields: Fields
+    ) -> dict[str, Any] | None:
+        """What the action would do; None where it would be refused, and the form says why."""
+        describe = found.previews or (lambda _answer: {})
+        try:
+            return rehearse(functools.partial(getattr(self, found.name), request.user, row, **fields), describe)
+        except CloudctlError as error:
+            if form is not None:
+                form.refuse(error)
+            return None
 
     def _do(
         self, request: HttpRequest, found: Button, row: Row | None, form: ActionForm | None, fields: Fields

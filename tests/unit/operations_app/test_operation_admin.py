@@ -89,7 +89,7 @@ def test_the_cancel_button_asks_then_cancels_and_says_why_it_cannot(desk: Client
     assert operation.cancel_requested_at is not None
     assert _path(operation, "cancel") not in _page(desk, _path(operation))
     page = _press(desk, operation, "cancel")
-    for text in ("already being put back", "Nothing was changed", "Watch the operation", "In the way"):
+    for text in ("already being put back", "Nothing was changed", "<b>Remedy</b>", "In the way"):
         assert text in page
 
 
@@ -128,3 +128,22 @@ def test_what_changes_is_fetched_alone_and_only_when_it_changed(
     changed = desk.get(_path(operation), headers={"X-Live": "1", "If-None-Match": first["ETag"]})
     assert changed.status_code == 200
     assert b"command.started" in changed.content
+
+
+def test_what_nobody_could_find_out_is_settled_by_a_person_who_saw_what_it_would_do(
+    desk: Client, host: HostVoice, zone: Zone
+) -> None:
+    operation = begin("toy.shared", zone, host)
+    assert _path(operation, "settle") not in _page(desk, _path(operation))
+    Command.objects.update(state="RECONCILE_FAILED")
+    Operation.objects.update(state="needs_attention")
+    assert _path(operation, "settle") in _page(desk, _path(operation))
+    word = {"verdict": "undone", "note": "the file is gone"}
+    page = desk.post(_path(operation, "settle"), word | {"preview": "1"}).content.decode()
+    assert "&quot;direction&quot;: &quot;undo&quot;" in page
+    operation.refresh_from_db()
+    assert (operation.state, operation.direction) == ("needs_attention", "do")
+    assert "This field is required" in desk.post(_path(operation, "settle"), {"verdict": "done"}).content.decode()
+    assert desk.post(_path(operation, "settle"), word)["Location"] == _path(operation)
+    assert "ada settled" in _page(desk, _path(operation))
+    assert "Only an operation that needs attention" in desk.post(_path(operation, "settle"), word).content.decode()
