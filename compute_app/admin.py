@@ -11,10 +11,12 @@ from django.utils.safestring import SafeString
 from accounts_app.models import User
 from accounts_app.owners import account_for
 from compute_app import actions
-from compute_app.api.vms import NOT_THERE_YET, NewVMSerializer
+from compute_app.api.vms import NOT_THERE_YET, NewVMSerializer, destruction_plan, files_to_remove
+from compute_app.api.volumes import AttachSerializer, NewVolumeSerializer, ResizeSerializer
 from compute_app.models import VM, Volume, VolumeFile
 from core_app.console import cells
 from core_app.console.pages import Panel, RoomAdmin, button
+from core_app.dry_run import deletion_plan
 from infra_app.admin import HostAdmin, StoragePoolAdmin
 from infra_app.models import Host, StoragePool
 from operations_app.admin import happenings_of, operations_of
@@ -145,20 +147,22 @@ class VMAdmin(RoomAdmin):
     @button(
         "Destroy",
         danger=True,
+        previews=destruction_plan,
         when=_in(*DESTROYABLE),
         asks="Its power is taken away. Its volumes are kept until it is expunged.",
     )
-    def destroy(self, user: User, vm: VM) -> None:
-        actions.vm_destroy(vm, expunge=False, user=user)
+    def destroy(self, user: User, vm: VM) -> Operation:
+        return actions.vm_destroy(vm, expunge=False, user=user)
 
     @button(
         "Expunge",
         danger=True,
+        previews=destruction_plan,
         when=_in(*DESTROYABLE, State.DESTROYED),
         asks="Its power is taken away and its volumes are removed, for good.",
     )
-    def expunge(self, user: User, vm: VM) -> None:
-        actions.vm_destroy(vm, expunge=True, user=user)
+    def expunge(self, user: User, vm: VM) -> Operation:
+        return actions.vm_destroy(vm, expunge=True, user=user)
 
 
 def _console(vm: VM) -> Panel:
@@ -174,6 +178,18 @@ def _console(vm: VM) -> Panel:
     )
     told = format_html("<p>Read {} {}</p>{}", cells.ago(last.created_at), cells.badge(last.state), shown)
     return Panel("Serial console", body=told, css="wide", more=("The reading", cells.url_of(last)))
+
+
+def _ready(volume: Volume) -> bool:
+    return volume.state == Volume.State.READY
+
+
+def _size_now(volume: Volume) -> dict[str, Any]:
+    return {"size_bytes": volume.size_bytes}
+
+
+def _volume_removal(operation: Operation) -> dict[str, Any]:
+    return deletion_plan(files_to_remove(Volume.objects.get(pk=operation.target_id)))
 
 
 @admin.register(Volume)
@@ -218,6 +234,38 @@ class VolumeAdmin(RoomAdmin):
         )
         yield from operations_of(row)
         yield from happenings_of(row)
+
+    @button("New volume", takes=NewVolumeSerializer, on_list=True)
+    def create(self, user: User, fields: dict[str, Any]) -> Volume:
+        account = account_for(user, fields.pop("account", None))
+        volume, _ = actions.volume_create(actions.NewVolume(account=account, **fields), user)
+        return volume
+
+    @button("Attach", takes=AttachSerializer, when=lambda volume: _ready(volume) and volume.vm_id is None)
+    def attach(self, user: User, volume: Volume, **fields: Any) -> None:
+        actions.volume_attach(volume, fields["vm"], user)
+
+    @button(
+        "Detach",
+        when=lambda volume: _ready(volume) and volume.vm_id is not None and volume.device_index > 0,
+        asks="A guest that runs is asked to let go of it: unmount it there first.",
+    )
+    def detach(self, user: User, volume: Volume) -> None:
+        actions.volume_detach(volume, user)
+
+    @button("Resize", takes=ResizeSerializer, when=lambda volume: _ready(volume), begins=_size_now)
+    def resize(self, user: User, volume: Volume, **fields: Any) -> None:
+        actions.volume_resize(volume, fields["size_bytes"], user)
+
+    @button(
+        "Delete",
+        danger=True,
+        when=lambda volume: _ready(volume) and volume.vm_id is None,
+        asks="It is removed with its files, for good.",
+        previews=_volume_removal,
+    )
+    def delete(self, user: User, volume: Volume) -> Operation:
+        return actions.volume_delete(volume, user)
 
 
 @admin.register(VolumeFile)

@@ -16,6 +16,7 @@ from core_app.console.forms import NamesField, use_for
 from core_app.console.pages import Panel, RoomAdmin, button
 from infra_app.models import Zone
 from operations_app.admin import happenings_of, operations_of, progress_text
+from operations_app.models import Operation
 from templates_app import actions, api
 from templates_app.models import Placement, Template
 
@@ -124,6 +125,16 @@ class TemplateAdmin(RoomAdmin):
     )
     def prepare(self, user: User, template: Template, **fields: Any) -> None:
         actions.template_prepare(template, fields["pool"], user)
+
+    @button(
+        "Delete",
+        danger=True,
+        when=lambda template: template.state != Template.State.DELETED,
+        asks="Nobody can use it any more, at once, and its copies are removed from the pools.",
+        previews=api.removal_plan,
+    )
+    def delete(self, user: User, template: Template) -> Operation:
+        return actions.template_delete(template, user)
 
 
 @admin.register(Placement)

@@ -199,11 +199,12 @@ class TemplateViewSet(PolledViewSet):
         """Delete a template that nothing is made from any more, with its copies on the pools."""
         delete = partial(actions.template_delete, self.get_object(), user_of(request))
         if dry_run.wanted(request):
-            return Response(dry_run.rehearse(delete, _deletion_plan))
+            return Response(dry_run.rehearse(delete, removal_plan))
         return Accepted(delete())
 
 
-def _deletion_plan(operation: Operation) -> dict[str, Any]:
+def removal_plan(operation: Operation) -> dict[str, Any]:
+    """For a deletion that was begun: the copies that it removes, and from where."""
     files = []
     for placement in copies_of(operation.target_id):
         pool = pool_of(placement)

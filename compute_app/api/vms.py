@@ -140,7 +140,7 @@ class VMViewSet(PolledViewSet):
         expunge = serializers.BooleanField().run_validation(request.query_params.get("expunge", "false"))
         destroy = partial(actions.vm_destroy, self.get_object(), expunge=expunge, user=user_of(request))
         if dry_run.wanted(request):
-            return Response(dry_run.rehearse(destroy, _destruction_plan))
+            return Response(dry_run.rehearse(destroy, destruction_plan))
         return Accepted(destroy())
 
     @extend_schema(request=None, responses={202: OperationSerializer})
@@ -199,7 +199,8 @@ def files_to_remove(volume: Volume, preferred: UUID | None = None) -> list[dict[
     ]
 
 
-def _destruction_plan(operation: Operation) -> dict[str, Any]:
+def destruction_plan(operation: Operation) -> dict[str, Any]:
+    """For a destruction that was begun: what it removes, and from where."""
     vm = VM.objects.get(pk=operation.target_id)
     its_own = volumes_on_disk(vm).filter(outlives_vm=False).order_by("device_index")
     volumes = its_own if operation.data["expunge"] else ()

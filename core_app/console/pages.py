@@ -48,8 +48,8 @@ class Button:
 
     ``takes``: the API's serializer of its fields, ``leaves_out`` those that the form has no use for; ``asks``: what it
     will do, to be confirmed; ``when``: in which states it makes sense (the action itself decides); ``removes``: the row
-    is gone then; ``begins``: what the form of a row begins with; ``previews``: describes what the action answered, for
-    people who want to see what it would do.
+    is gone then; ``begins``: what the form of a row begins with; ``previews``: describes what the action answered, which
+    is then taken back, for people who want to see what it would do.
     """
 
     name: str
@@ -305,9 +305,9 @@ class RoomAdmin(ModelAdmin):  # type: ignore[misc]  # untyped
         self, request: HttpRequest, found: Button, row: Row, form: ActionForm | None, fields: Fields
     ) -> dict[str, Any] | None:
         """What the action would do; None where it would be refused, and the form says why."""
-        describe = found.previews or (lambda _answer: {})
+        act = functools.partial(getattr(self, found.name), request.user, row, **fields)
         try:
-            return rehearse(functools.partial(getattr(self, found.name), request.user, row, **fields), describe)
+            return rehearse(act, found.previews or (lambda _answer: {}))
         except CloudctlError as error:
             if form is not None:
                 form.refuse(error)

@@ -258,6 +258,9 @@ class TestVMs:
         fleet.works(Operation.objects.get())
         assert vm_path(vm, "start") in page(desk, vm_path(vm))
         assert "removed, for good" in page(desk, vm_path(vm, "expunge"))
+        plan = send(desk, vm_path(vm, "expunge"), preview="1").content.decode()
+        root = vm.volumes.get(device_index=0)
+        assert f"volume-{root.pk}.qcow2" in plan[plan.index("What it would do") :]
         assert not Operation.objects.filter(kind="vm.destroy").exists()
         send(desk, vm_path(vm, "expunge"))
         fleet.works(Operation.objects.get(kind="vm.destroy"))
@@ -348,3 +351,28 @@ def test_lists_count_no_rows_and_ask_as_much_for_many_as_for_one(
     first = page(desk, "/admin/operations_app/operation/")
     assert "p=2" in first
     assert "vm9<" in page(desk, "/admin/operations_app/operation/?p=2")
+
+
+def test_a_volume_is_made_attached_grown_detached_and_deleted_by_buttons(
+    fleet: Fleet, desk: Client, vm: VM, acme: Account
+) -> None:
+    def settle() -> None:
+        fleet.works(Operation.objects.order_by("-created_at")[0])
+
+    fields = {"name": "data", "zone": "zone1", "account": acme.name, "size_bytes": "1 GiB"}
+    path = send(desk, "/admin/compute_app/volume/do/create/", **fields)["Location"].removesuffix("change/")
+    settle()
+    volume = Volume.objects.get(name="data")
+    send(desk, f"{path}do/attach/", vm=vm.name)
+    settle()
+    send(desk, f"{path}do/resize/", size_bytes="2 GiB")
+    settle()
+    volume.refresh_from_db()
+    assert (volume.vm, volume.size_bytes) == (vm, 2 * GIB)
+    assert f"{path}do/delete/" not in page(desk, f"{path}change/")
+    send(desk, f"{path}do/detach/")
+    settle()
+    send(desk, f"{path}do/delete/")
+    settle()
+    volume.refresh_from_db()
+    assert (volume.vm, volume.state) == (None, "removed")
