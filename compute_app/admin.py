@@ -253,7 +253,7 @@ class VolumeAdmin(RoomAdmin):
     def detach(self, user: User, volume: Volume) -> None:
         actions.volume_detach(volume, user)
 
-    @button("Resize", takes=ResizeSerializer, when=lambda volume: _ready(volume), begins=_size_now)
+    @button("Resize", takes=ResizeSerializer, when=_ready, begins=_size_now)
     def resize(self, user: User, volume: Volume, **fields: Any) -> None:
         actions.volume_resize(volume, fields["size_bytes"], user)
 

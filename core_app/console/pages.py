@@ -48,8 +48,8 @@ class Button:
 
     ``takes``: the API's serializer of its fields, ``leaves_out`` those that the form has no use for; ``asks``: what it
     will do, to be confirmed; ``when``: in which states it makes sense (the action itself decides); ``removes``: the row
-    is gone then; ``begins``: what the form of a row begins with; ``previews``: describes what the action answered, which
-    is then taken back, for people who want to see what it would do.
+    is gone then; ``begins``: what the form of a row begins with; ``previews``: describes what the action answered, and
+    all is taken back, for people who want to see what it would do.
     """
 
     name: str
