@@ -87,7 +87,7 @@ class UserChangeSerializer(StrictSerializer):
 
 class TokenSerializer(serializers.ModelSerializer[Token]):
     expires_at = serializers.DateTimeField(source="expiry", read_only=True)
-    last_used = serializers.DateTimeField(source="last_used_at", read_only=True)
+    last_used = serializers.DateTimeField(source="last_used_at", read_only=True, allow_null=True)
 
     class Meta:
         model = Token

@@ -5,10 +5,13 @@ from typing import Any, Literal
 from drf_spectacular.openapi import AutoSchema
 from drf_spectacular.utils import OpenApiParameter
 
-from core_app.idempotency import HEADER
+from core_app.idempotency import HEADER, KEY_LENGTH
 
 _IDEMPOTENCY_KEY = OpenApiParameter(
-    HEADER, str, OpenApiParameter.HEADER, description="A repeat with the same key gets the first answer, for 24 hours"
+    HEADER,
+    {"type": "string", "minLength": 1, "maxLength": KEY_LENGTH},
+    OpenApiParameter.HEADER,
+    description="A repeat with the same key gets the first answer, for 24 hours",
 )
 
 

@@ -15,7 +15,7 @@ from tests.lab.database import DATABASES, Postgres
 from tests.lab.supervisor import Supervisor
 
 CRASH_DEPTHS = ("one", "short", "full")
-_ORDER = ("unit", "lab_tests", "scenarios", "crash")
+_ORDER = ("unit", "api", "lab_tests", "scenarios", "crash")
 _TESTS = Path(__file__).parent
 UNIT_SECONDS = 120.0
 """What all unit tests together may take of one core: a minute where two are free."""
