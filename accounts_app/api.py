@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 import django_filters
 from django.db.models import Q, QuerySet
-from drf_spectacular.utils import extend_schema, extend_schema_field
+from drf_spectacular.utils import extend_schema, extend_schema_field, extend_schema_serializer
 from rest_framework import mixins, serializers, status
 from rest_framework.decorators import action
 from rest_framework.request import Request
@@ -16,6 +16,7 @@ from accounts_app.models import Account, Resource, Role, Token, UsageRecord, Use
 from accounts_app.tenancy import for_user, user_of
 from core_app.filters import FieldFilterSet
 from core_app.references import Reference
+from core_app.schema import AN_ID, request_example
 from core_app.serializers import ReferenceSerializer, StrictSerializer
 from core_app.viewsets import ReadViewSet
 
@@ -40,6 +41,7 @@ class UsageSerializer(serializers.Serializer[Any]):
         return {resource.value: serializers.IntegerField() for resource in Resource}
 
 
+@extend_schema_serializer(examples=[request_example({"name": "umbrella"})])
 class AccountSerializer(serializers.ModelSerializer[Account]):
     limits = serializers.SerializerMethodField(help_text="Largest number or bytes; null: no limit")
     usage = serializers.SerializerMethodField(help_text="What of it is used")
@@ -59,12 +61,14 @@ class AccountSerializer(serializers.ModelSerializer[Account]):
         return {row.resource: row.used for row in account.limit_rows.all()}
 
 
+@extend_schema_serializer(examples=[request_example({"limits": {"vms": 10, "primary_storage_bytes": 1099511627776}})])
 class AccountChangeSerializer(StrictSerializer):
     """What may be changed about an account."""
 
     limits = LimitsSerializer()
 
 
+@extend_schema_serializer(examples=[request_example({"name": "eve", "role": "user", "account": AN_ID})])
 class UserSerializer(serializers.ModelSerializer[User]):
     name = serializers.CharField(source="username", max_length=150)
     role = serializers.ChoiceField(choices=Role.choices)
@@ -76,6 +80,7 @@ class UserSerializer(serializers.ModelSerializer[User]):
         fields: ClassVar = ["id", "account", "name", "role", "active", "password"]
 
 
+@extend_schema_serializer(examples=[request_example({"active": False})])
 class UserChangeSerializer(StrictSerializer):
     """What may be changed about a user. Everyone may change the own password."""
 
@@ -94,6 +99,7 @@ class TokenSerializer(serializers.ModelSerializer[Token]):
         fields: ClassVar = ["id", "user", "name", "expires_at", "last_used"]
 
 
+@extend_schema_serializer(examples=[request_example({"name": "ci", "valid_seconds": 2592000})])
 class NewTokenSerializer(serializers.Serializer[Any]):
     """What a new token is made of; without a user it is the caller's own."""
 

@@ -3,7 +3,7 @@
 from typing import Any, Literal
 
 from drf_spectacular.openapi import AutoSchema
-from drf_spectacular.utils import OpenApiParameter
+from drf_spectacular.utils import OpenApiExample, OpenApiParameter
 
 from core_app.idempotency import HEADER, KEY_LENGTH
 
@@ -13,6 +13,14 @@ _IDEMPOTENCY_KEY = OpenApiParameter(
     OpenApiParameter.HEADER,
     description="A repeat with the same key gets the first answer, for 24 hours",
 )
+
+AN_ID = "6f1d3c1e-6f0e-4d7a-9d57-0a3f6b1c2d4e"
+"""In examples: the id of something that there is."""
+
+
+def request_example(body: dict[str, Any]) -> OpenApiExample:
+    """A body that works; a test sends each, with the ids of its own objects."""
+    return OpenApiExample("A request", value=body, request_only=True)
 
 
 class ProblemAutoSchema(AutoSchema):

@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from drf_spectacular.utils import extend_schema_field
+from drf_spectacular.utils import extend_schema_field, extend_schema_serializer
 from rest_framework import serializers
 
 from core_app.models import Event
 from core_app.references import Reference
+from core_app.schema import request_example
 
 
 class StrictSerializer(serializers.Serializer[Any]):
@@ -61,6 +62,7 @@ class EventSerializer(serializers.ModelSerializer[Event]):
         return {"type": event.target_type, "id": event.target_id, "name": event.target_name}
 
 
+@extend_schema_serializer(examples=[request_example({"value": 30})])
 class SettingSerializer(serializers.Serializer[Any]):
     """A setting with what it may be."""
 

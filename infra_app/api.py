@@ -4,13 +4,14 @@ from datetime import timedelta
 from typing import Any, ClassVar
 
 from django.db.models import QuerySet
-from drf_spectacular.utils import extend_schema
+from drf_spectacular.utils import extend_schema, extend_schema_serializer
 from rest_framework import mixins, serializers, status
 from rest_framework.decorators import action
 from rest_framework.permissions import AllowAny
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from core_app.schema import AN_ID, request_example
 from core_app.viewsets import ReadViewSet, RoomViewSet
 from infra_app import actions, hooks
 from infra_app.models import Agent, JoinToken, StoragePool, Zone
@@ -19,6 +20,7 @@ JOIN_TOKEN_SECONDS = 3600
 YEAR_SECONDS = 365 * 86_400
 
 
+@extend_schema_serializer(examples=[request_example({"name": "north"})])
 class ZoneSerializer(serializers.ModelSerializer[Zone]):
     class Meta:
         model = Zone
@@ -62,6 +64,9 @@ class HostSerializer(serializers.ModelSerializer[Agent]):
         ]
 
 
+@extend_schema_serializer(
+    examples=[request_example({"name": "fast", "zone": AN_ID, "type": "shared", "path": "/srv/pools/fast"})]
+)
 class StoragePoolSerializer(serializers.ModelSerializer[StoragePool]):
     class Meta:
         model = StoragePool
@@ -86,6 +91,7 @@ class JoinTokenSerializer(serializers.ModelSerializer[JoinToken]):
         fields: ClassVar = ["id", "zone", "role", "reusable", "expires_at", "used_at", "created_at"]
 
 
+@extend_schema_serializer(examples=[request_example({"zone": AN_ID, "role": "host", "valid_seconds": 3600})])
 class NewJoinTokenSerializer(serializers.Serializer[Any]):
     """What a new join token is good for. No role: any."""
 

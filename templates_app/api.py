@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 from django.db.models import QuerySet
 from django.http import HttpResponseBase
-from drf_spectacular.utils import OpenApiParameter, extend_schema, extend_schema_field
+from drf_spectacular.utils import OpenApiParameter, extend_schema, extend_schema_field, extend_schema_serializer
 from rest_framework import serializers
 from rest_framework.decorators import action
 from rest_framework.request import Request
@@ -17,6 +17,7 @@ from accounts_app.tenancy import user_of
 from core_app import dry_run
 from core_app.accepted import Accepted
 from core_app.references import Reference, reference
+from core_app.schema import AN_ID, request_example
 from core_app.serializers import ReferenceSerializer, StrictSerializer
 from core_app.viewsets import PolledViewSet
 from infra_app.models import StoragePool, Zone
@@ -84,6 +85,19 @@ class HeadersField(serializers.DictField):
     child = serializers.CharField(max_length=4096, trim_whitespace=False, allow_blank=True)
 
 
+@extend_schema_serializer(
+    examples=[
+        request_example(
+            {
+                "name": "debian",
+                "url": "https://images.example.org/debian.qcow2",
+                "format": "qcow2",
+                "zones": "all",
+                "checksum": "{SHA-256}" + "0" * 64,
+            }
+        )
+    ]
+)
 class NewTemplateSerializer(StrictSerializer):
     """A template to register for direct download by the hosts."""
 
@@ -148,6 +162,7 @@ class PlacementSerializer(serializers.ModelSerializer[Placement]):
         return reference(placement.pool) if placement.pool else None
 
 
+@extend_schema_serializer(examples=[request_example({"pool": AN_ID})])
 class PrepareSerializer(StrictSerializer):
     pool = serializers.PrimaryKeyRelatedField(queryset=StoragePool.objects.all())
 

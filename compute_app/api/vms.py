@@ -6,7 +6,7 @@ from uuid import UUID
 
 from django.db.models import Prefetch
 from drf_spectacular.types import OpenApiTypes
-from drf_spectacular.utils import OpenApiParameter, extend_schema
+from drf_spectacular.utils import OpenApiParameter, extend_schema, extend_schema_serializer
 from rest_framework import serializers
 from rest_framework.decorators import action
 from rest_framework.request import Request
@@ -20,6 +20,7 @@ from compute_app.models import DATA_DISKS_MAX, VM, Volume
 from compute_app.workflows.payloads import volumes_on_disk
 from core_app import dry_run
 from core_app.accepted import Accepted
+from core_app.schema import AN_ID, request_example
 from core_app.serializers import StrictSerializer
 from core_app.viewsets import PolledViewSet
 from infra_app.models import Host, StoragePool, Zone
@@ -70,6 +71,20 @@ def _not_there_yet(value: Any) -> None:
         raise serializers.ValidationError("This is not there yet; leave it out.")
 
 
+@extend_schema_serializer(
+    examples=[
+        request_example(
+            {
+                "name": "web1",
+                "template": AN_ID,
+                "zone": AN_ID,
+                "cpus": 1,
+                "memory_bytes": 201326592,
+                "data_disks": [{"size_bytes": 1073741824}],
+            }
+        )
+    ]
+)
 class NewVMSerializer(StrictSerializer):
     """A VM to deploy. Host and pool are chosen by room where they are not given."""
 

@@ -3,7 +3,7 @@
 from functools import partial
 from typing import Any, ClassVar
 
-from drf_spectacular.utils import extend_schema
+from drf_spectacular.utils import extend_schema, extend_schema_serializer
 from rest_framework import serializers
 from rest_framework.decorators import action
 from rest_framework.request import Request
@@ -17,6 +17,7 @@ from compute_app.api.vms import MEBIBYTE, TEBIBYTE, files_to_remove
 from compute_app.models import VM, Volume
 from core_app import dry_run
 from core_app.accepted import Accepted
+from core_app.schema import AN_ID, request_example
 from core_app.serializers import StrictSerializer
 from core_app.viewsets import ReadViewSet
 from infra_app.models import StoragePool, Zone
@@ -60,6 +61,7 @@ class VolumeSerializer(serializers.ModelSerializer[Volume]):
         return len(volume.files.all())
 
 
+@extend_schema_serializer(examples=[request_example({"name": "data1", "zone": AN_ID, "size_bytes": 1073741824})])
 class NewVolumeSerializer(StrictSerializer):
     """A volume to create. Its pool is chosen by room where it is not given."""
 
@@ -74,6 +76,7 @@ class AttachSerializer(StrictSerializer):
     vm = VisibleField(queryset=VM.objects.all())
 
 
+@extend_schema_serializer(examples=[request_example({"size_bytes": 2147483648})])
 class ResizeSerializer(StrictSerializer):
     size_bytes = serializers.IntegerField(
         min_value=MEBIBYTE, max_value=16 * TEBIBYTE, help_text=f"More than it has. {SIZE_HELP}"
