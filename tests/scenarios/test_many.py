@@ -15,6 +15,7 @@ VMS = 20
 ANSWER_SECONDS = 300.0
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(600)
 def test_twenty_vms_from_one_template_over_two_hosts(cloud: Cloud, setting: Callable[[str, Any], None]) -> None:
     hosts = [cloud.host(host.name) for host in cloud.lab.hosts]

@@ -61,6 +61,7 @@ def points(cloud: Cloud) -> Iterator[Points]:
     hand.disarm()
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(600)
 def test_a_cancel_a_probe_and_the_pings_are_answered_behind_five_hundred_commands(
     cloud: Cloud, points: Points, setting: Callable[[str, Any], None]
