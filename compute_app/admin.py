@@ -284,17 +284,22 @@ class VolumeFileAdmin(RoomAdmin):
 # --- what this room knows of others' rows ---------------------------------------------------------------------------
 
 
+def _some(what: str) -> str:
+    """No order of a million rows can be had in time, so only so many are shown, in any."""
+    return f"{what}, {ROWS_SHOWN} at most"
+
+
 def _vms_of_host(row: Host) -> Iterable[Panel]:
     yield Panel("VMs", _VM_COLUMNS, vm_rows(row.vms.order_by("name", "pk")), css="wide")
 
 
 def _vms_of_template(row: Template) -> Iterable[Panel]:
-    yield Panel("VMs", _VM_COLUMNS, vm_rows(row.vms.order_by("name", "pk")), "None was made from it yet.", css="wide")
+    yield Panel(_some("VMs"), _VM_COLUMNS, vm_rows(row.vms.order_by()), "None was made from it yet.", css="wide")
 
 
 def _volumes_of_pool(row: StoragePool) -> Iterable[Panel]:
-    volumes = row.volumes.exclude(state=Volume.State.REMOVED).order_by("name", "pk")
-    yield Panel("Volumes", _VOLUME_COLUMNS, volume_rows(volumes), css="wide")
+    volumes = row.volumes.filter(state__in=(Volume.State.CREATING, Volume.State.READY)).order_by()
+    yield Panel(_some("Volumes"), _VOLUME_COLUMNS, volume_rows(volumes), css="wide")
 
 
 HostAdmin.add_panels(_vms_of_host)

@@ -78,6 +78,7 @@ class VM(models.Model):
             models.Index(fields=["created_at", "id"], name="vm_by_time"),
             models.Index(fields=["account", "created_at", "id"], name="vm_by_account"),
             models.Index(fields=["name", "id"], name="vm_by_name"),
+            models.Index(fields=["state", "created_at", "id"], name="vm_by_state"),
             models.Index(fields=["host", "state"], name="vm_by_host"),
         ]
 
@@ -143,6 +144,7 @@ class Volume(models.Model):
             models.Index(fields=["created_at", "id"], name="volume_by_time"),
             models.Index(fields=["account", "created_at", "id"], name="volume_by_account"),
             models.Index(fields=["name", "id"], name="volume_by_name"),
+            models.Index(fields=["state", "created_at", "id"], name="volume_by_state"),
             models.Index(fields=["pool", "state"], name="volume_by_pool"),
         ]
 

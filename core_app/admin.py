@@ -22,6 +22,7 @@ class EventAdmin(RoomAdmin):
     list_display_links = ("at",)
     list_filter = ("level",)
     name_lookup = "kind"
+    name_match = "exact"
     ids = ("id", "target_id", "account_id")
     search_help_text = "Kind, or the id of what it is about"
     facts = ("at", "grade", "kind", "about", "message", "details_text")

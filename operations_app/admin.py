@@ -58,7 +58,7 @@ def operation_rows(operations: QuerySet[Operation]) -> list[Sequence[object]]:
     ]
 
 
-def ended_rows(operations: QuerySet[Operation]) -> list[Sequence[object]]:
+def ended_rows(operations: Iterable[Operation]) -> list[Sequence[object]]:
     """Rows of a table with ``ENDED_COLUMNS``."""
     return [
         (
@@ -68,7 +68,7 @@ def ended_rows(operations: QuerySet[Operation]) -> list[Sequence[object]]:
             operation.requested_by or "the system",
             cells.ago(operation.finished_at),
         )
-        for operation in operations.select_related("requested_by")
+        for operation in operations
     ]
 
 
@@ -388,6 +388,7 @@ class CommandStateFilter(StateFilter):
 class CommandAdmin(RoomAdmin):
     list_display = ("kind", "state_badge", "agent", "attempt", "operation", "asked")
     list_filter = (CommandStateFilter,)
+    name_match = "exact"
     list_select_related = ("agent", "operation")
     name_lookup = "kind"
     ids = ("id", "operation_id", "agent_id")

@@ -122,6 +122,7 @@ class RoomAdmin(ModelAdmin):  # type: ignore[misc]  # untyped
     actions = None
     name_lookup: ClassVar[str] = "name"
     """The field by which people name a row, in forms and searches."""
+    name_match: ClassVar[str] = "istartswith"
     ids: ClassVar[Sequence[str]] = ("id",)
     """Fields that a search for an id looks at."""
     facts: ClassVar[Sequence[str]] = ()
@@ -161,19 +162,19 @@ class RoomAdmin(ModelAdmin):  # type: ignore[misc]  # untyped
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
     ) -> tuple[QuerySet[Any], bool]:
-        """An id is looked up by its index; anything else is the beginning of a name."""
+        """An id is looked up by its index; anything else is the beginning of a name, or a whole kind."""
         term = search_term.strip()
         if not term:
             return queryset, False
         try:
             pk = uuid.UUID(term)
         except ValueError:
-            return queryset.filter(**{f"{self.name_lookup}__istartswith": term}), False
+            return queryset.filter(**{f"{self.name_lookup}__{self.name_match}": term}), False
         return queryset.filter(functools.reduce(Q.__or__, (Q(**{name: pk}) for name in self.ids))), False
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
         extra = {
-            "live": self.live,
+            "live": self.live and "q" not in request.GET,  # a search reads many rows: once is enough
             "buttons": self._buttons_of(request, None),
             "title": cells.sentence(self.opts.verbose_name_plural),
             **(extra_context or {}),
