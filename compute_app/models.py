@@ -153,7 +153,7 @@ class Volume(models.Model):
 
     @property
     def device(self) -> str:
-        """Its name in the guest that it is attached to."""
+        """Its place among its VM's disks. A guest names disks as it finds them, and knows each by its serial."""
         return device_name(self.device_index)
 
     @staticmethod

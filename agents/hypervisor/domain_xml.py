@@ -125,7 +125,7 @@ def build(spec: DomainSpec, title: str) -> str:
 
 
 def build_disk(spec: DiskSpec) -> str:
-    """The document of one disk, to be attached to or detached from a running domain."""
+    """The document of one disk, to be attached to a running domain."""
     devices = ET.Element("devices")
     return ET.tostring(_add_disk(devices, spec), encoding="unicode")
 
@@ -147,6 +147,11 @@ def read(document: str) -> DomainSpec:
         disks=tuple(_read_disk(disk) for disk in domain.iterfind("devices/disk")),
         console_path="" if console is None else console.get("path", ""),
     )
+
+
+def alias_of(document: str, disk: DiskSpec) -> str:
+    """libvirt's own name of a disk of a running domain; empty when it has none."""
+    return _attribute(_parse(document).find(f"devices/disk/target[@dev='{disk.target}']/../alias"), "name")
 
 
 def differences(asked: DomainSpec, found: DomainSpec) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ import libvirt
 import libvirt_qemu
 
 from agents.hypervisor.connection import Hypervisor
-from agents.hypervisor.domain_xml import NAMESPACE, DiskSpec, DomainSpec, build_disk, read
+from agents.hypervisor.domain_xml import NAMESPACE, DiskSpec, DomainSpec, alias_of, build_disk, read
 from agents.hypervisor.errors import (
     DomainNotFound,
     NoMetadata,
@@ -146,7 +146,9 @@ class Guest:
         QEMU refuses (HypervisorRefused) to ask a second time while a first request is open.
         """
         with translated():
-            self._domain.detachDeviceFlags(build_disk(disk), libvirt.VIR_DOMAIN_AFFECT_LIVE)
+            alias = alias_of(self._domain.XMLDesc(0), disk)
+            # By its alias libvirt only asks; by its description it waits for the guest, and nothing else is done.
+            self._domain.detachDeviceAlias(alias, libvirt.VIR_DOMAIN_AFFECT_LIVE)
 
     def disk_bytes(self, disk: DiskSpec) -> int:
         """What the guest sees of a disk, as QEMU says."""

@@ -27,7 +27,9 @@ SIZE_HELP = "A multiple of 512: a disk has whole sectors"
 
 
 class VolumeSerializer(serializers.ModelSerializer[Volume]):
-    device = serializers.SerializerMethodField(help_text="Its name in the guest; null for one that is no VM's disk")
+    device = serializers.SerializerMethodField(
+        help_text="Its place in its VM, null without one. A guest may name it otherwise, and knows it by its serial"
+    )
     path = serializers.CharField(source="top.path", read_only=True, allow_null=True)
     size_bytes = serializers.IntegerField(
         source="top.virtual_size_bytes", read_only=True, help_text="What a guest sees; changes when a resize is done"

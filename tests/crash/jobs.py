@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
+from agents.common.image_header import read_qcow2_header
 from tests.crash.scene import SETTLE_SECONDS, Scene
 from tests.scenarios.cloud import Row
 
@@ -196,6 +197,82 @@ class Console(Job):
         assert set(operation["result"]) == {"text", "truncated"}
 
 
+class DiskJob(Job):
+    """About a volume of its own, and a guest that is up."""
+
+    def prepare(self) -> None:
+        if self.scene.now(self.scene.resident)["state"] == "stopped":
+            self.cloud.settled(self.cloud.start(self.scene.resident))
+        self.cloud.booted(self.scene.resident)
+        self.volume = self.cloud.volume(pool=self.scene.pool["id"])
+
+    def check(self, operation: Row) -> None:
+        """The guest, the database and the file agree; then the volume goes."""
+        self.check_volume()
+        volume = self.cloud.volume_now(self.volume)
+        assert (volume["id"] in self.scene.disks(self.scene.resident)) == (volume["vm"] is not None)
+        if volume["vm"] is not None:
+            self.cloud.settled(self.cloud.detach(volume))
+        assert read_qcow2_header(volume["path"]).virtual_size_bytes == volume["size_bytes"]
+        self.cloud.settled(self.cloud.delete_volume(volume))
+
+    @abstractmethod
+    def check_volume(self) -> None:
+        """What was asked for is the case."""
+
+    def check_undone(self, operation: Row) -> None:
+        super().check_undone(operation)
+        volume = self.cloud.volume_now(self.volume)
+        assert (volume["vm"], volume["size_bytes"]) == (self.volume["vm"], self.volume["size_bytes"])
+        if volume["vm"] is not None:
+            self.cloud.settled(self.cloud.detach(volume))
+        self.cloud.settled(self.cloud.delete_volume(volume))
+
+
+class Attach(DiskJob):
+    name, kind, midway = "attach", "volume.attach", "volume_attach.before_attach"
+
+    def ask(self) -> Row:
+        return self.cloud.attach(self.volume, self.scene.resident)
+
+    def check_volume(self) -> None:
+        assert self.cloud.volume_now(self.volume)["vm"] == self.scene.resident["id"]
+
+
+class Detach(DiskJob):
+    name, kind, midway = "detach", "volume.detach", "volume_detach.before_request"
+
+    def prepare(self) -> None:
+        super().prepare()
+        self.cloud.settled(self.cloud.attach(self.volume, self.scene.resident))
+        self.volume = self.cloud.volume_now(self.volume)
+
+    def ask(self) -> Row:
+        return self.cloud.detach(self.volume)
+
+    def check_volume(self) -> None:
+        assert self.cloud.volume_now(self.volume)["vm"] is None
+
+
+class Resize(DiskJob):
+    name, kind, midway = "resize", "volume.resize", "volume_resize.during_resize"
+
+    def ask(self) -> Row:
+        return self.cloud.resize(self.volume, 2 * self.volume["size_bytes"])
+
+    def check_volume(self) -> None:
+        assert self.cloud.volume_now(self.volume)["size_bytes"] == 2 * self.volume["size_bytes"]
+
+
+class ResizeLive(Resize):
+    name, midway = "resize of a running VM", "volume_resize_live.before_request"
+
+    def prepare(self) -> None:
+        super().prepare()
+        self.cloud.settled(self.cloud.attach(self.volume, self.scene.resident))
+        self.volume = self.cloud.volume_now(self.volume)
+
+
 class Destroy(Job):
     name, kind, midway = "destroy", "volume.remove", "volume_remove.before_removal"
 
@@ -240,7 +317,11 @@ class Discard(Job):
 
 
 JOBS: Mapping[str, type[Job]] = {
-    job.name: job for job in (Download, VolumeCreate, Start, Stop, Reboot, Resume, Console, Destroy, Discard)
+    job.name: job
+    for job in (
+        *(Download, VolumeCreate, Start, Stop, Reboot, Resume, Console),
+        *(Attach, Detach, Resize, ResizeLive, Destroy, Discard),
+    )
 }
-KINDS = ("download", "volume create", "start", "stop", "reboot", "resume", "console", "destroy")
+KINDS = tuple(name for name in JOBS if name != Discard.name)
 """Those that a user asks for; once a kind means once for each of them."""

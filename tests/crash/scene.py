@@ -1,5 +1,6 @@
 """Where the crash suite plays: a lab of one host, its crash points, and what has to be true after each case."""
 
+import re
 import time
 from functools import cached_property
 from pathlib import Path
@@ -59,6 +60,15 @@ class Scene:
             connection.lookupByUUIDString(vm["id"]).suspend()
         finally:
             connection.close()
+
+    def disks(self, vm: Row) -> set[str]:
+        """The volumes that the running VM has as disks."""
+        connection = libvirt.open(self.host.hypervisor.uri)
+        try:
+            document = connection.lookupByUUIDString(vm["id"]).XMLDesc()
+        finally:
+            connection.close()
+        return set(re.findall("<serial>(.*)</serial>", document))
 
     # --- the agent ---------------------------------------------------------------------------------------------
 

@@ -100,6 +100,37 @@ class Cloud:
         operation: Row = self.client.delete(f"vms/{vm['id']}/", expunge=str(expunge).lower())
         return operation
 
+    # --- volumes -----------------------------------------------------------------------------------------------
+
+    def create_volume(self, **fields: Any) -> Row:
+        body = {"name": f"volume-{uuid4().hex[:8]}", "zone": self.zone, "size_bytes": 32 * MEBIBYTE}
+        operation: Row = self.client.post("volumes/", body | fields)
+        return operation
+
+    def volume(self, **fields: Any) -> Row:
+        """A volume that was created."""
+        return self.volume_now(self.settled(self.create_volume(**fields))["target"])
+
+    def volume_now(self, volume: Row) -> Row:
+        row: Row = self.client.get(f"volumes/{volume['id']}/")
+        return row
+
+    def attach(self, volume: Row, vm: Row) -> Row:
+        operation: Row = self.client.post(f"volumes/{volume['id']}/attach/", {"vm": vm["id"]})
+        return operation
+
+    def detach(self, volume: Row) -> Row:
+        operation: Row = self.client.post(f"volumes/{volume['id']}/detach/")
+        return operation
+
+    def resize(self, volume: Row, size_bytes: int) -> Row:
+        operation: Row = self.client.post(f"volumes/{volume['id']}/resize/", {"size_bytes": size_bytes})
+        return operation
+
+    def delete_volume(self, volume: Row) -> Row:
+        operation: Row = self.client.delete(f"volumes/{volume['id']}/")
+        return operation
+
     def booted(self, vm: Row) -> Row:
         """The VM when its guest answers."""
         answering: Row = self.client.wait_vm(vm["id"], BOOT_SECONDS, state="running", guest_agent="answering")
