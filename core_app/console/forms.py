@@ -149,7 +149,9 @@ class HeadersField(forms.CharField):
     """Lines ``Name: value`` as a mapping."""
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(widget=UnfoldAdminTextareaWidget(attrs={"rows": 3}), strip=False, **options)
+        super().__init__(
+            widget=UnfoldAdminTextareaWidget(attrs={"rows": 3, "placeholder": "Name: value"}), strip=False, **options
+        )
 
     def clean(self, value: Any) -> dict[str, str]:
         headers = {}
@@ -159,6 +161,13 @@ class HeadersField(forms.CharField):
                 raise ValidationError("Write each header as a line of its own: Name: value.")
             headers[name.strip()] = content.strip()
         return headers
+
+
+class SecretHeadersField(HeadersField):
+    """As it says; what was typed is not sent back with a form that was refused."""
+
+    def bound_data(self, data: Any, initial: Any) -> str:
+        return ""
 
 
 class LinesField(forms.CharField):
@@ -261,6 +270,7 @@ _FORM_FIELDS: list[tuple[Callable[[str, Any], bool], Callable[[Any, dict[str, An
     (_is(serializers.BooleanField), _flag),
     (_is(serializers.ChoiceField), _choice),
     (_is(serializers.IntegerField), _number),
+    (lambda name, _: name == "secret_headers", lambda _, options: SecretHeadersField(**options)),
     (_is(serializers.DictField), lambda _, options: HeadersField(**options)),
     (_is(serializers.ListField), lambda _, options: LinesField(**options)),
     (_is((serializers.CharField, serializers.UUIDField)), _text),

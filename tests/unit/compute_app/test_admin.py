@@ -158,7 +158,7 @@ class TestTemplates:
             "url": "ftp://x/y",
             "format": "qcow2",
             "account": acme.name,
-            "secret_headers": "K: hidden",
+            "secret_headers": "K: tellnobody",
         }
         answer = send(desk, REGISTER, **fields)
         text = answer.content.decode()
@@ -166,6 +166,7 @@ class TestTemplates:
         assert "<b>Remedy</b>" in text
         assert 'value="ftp://x/y"' in text
         assert text.index('class="wrong"') > text.index('value="ftp://x/y"')
+        assert "tellnobody" not in text
         assert not Template.objects.exists()
 
     def test_a_page_shows_placements_with_percent_mirror_and_reason(

@@ -28,8 +28,7 @@ PLACEMENT_FIELDS = {
 HOSTILE = [
     "\"quoted\" and 'single'",
     "<script>alert(1)</script>",
-    "two\nlines\tand a tab",
-    "right\u200fto\u202eleft",
+    "right\u200fto left",
     "naïve 日本 🐧",
     "'; DROP TABLE templates; --",
     "{{ 7*7 }} ${x} %s %(a)s",
