@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from drf_spectacular.extensions import OpenApiSerializerExtension
 from drf_spectacular.utils import extend_schema_field, extend_schema_serializer
 from rest_framework import serializers
 
@@ -21,6 +22,17 @@ class StrictSerializer(serializers.Serializer[Any]):
                 {str(name)[:100]: [f"It is not known here; known: {', '.join(self.fields)}."] for name in unknown}
             )
         return super().to_internal_value(data)
+
+
+class StrictScheme(OpenApiSerializerExtension):  # type: ignore[no-untyped-call]  # registers itself
+    """How the OpenAPI document says that nothing else is taken."""
+
+    target_class = StrictSerializer
+    match_subclasses = True
+
+    def map_serializer(self, auto_schema: Any, direction: Any) -> Any:
+        schema = auto_schema._map_serializer(self.target, direction, bypass_extensions=True)
+        return {**schema, "additionalProperties": False}
 
 
 class ReferenceSerializer(serializers.Serializer[Any]):
