@@ -30,6 +30,8 @@ from core_app.problems import fields_of
 from core_app.sizes import read_size, size_text
 
 SUGGESTIONS = 20
+LONG_TEXT = 2048
+"""A text that may be longer has lines."""
 
 
 def name_lookup(model: type[Model]) -> str:
@@ -243,6 +245,14 @@ def _text(_field: Any, options: dict[str, Any]) -> forms.Field:
     return forms.CharField(widget=UnfoldAdminTextInputWidget(), **options)
 
 
+def _is_long(_name: str, field: Any) -> bool:
+    return isinstance(field, serializers.CharField) and (field.max_length or LONG_TEXT + 1) > LONG_TEXT
+
+
+def _long_text(_field: Any, options: dict[str, Any]) -> forms.Field:
+    return forms.CharField(widget=UnfoldAdminTextareaWidget(attrs={"rows": 6}), strip=False, **options)
+
+
 def _number(field: Any, options: dict[str, Any]) -> forms.Field:
     # The bounds are the serializer's to say; as HTML attributes they would only hide its words.
     return forms.CharField(widget=UnfoldAdminTextInputWidget(attrs={"inputmode": "numeric"}), **options)
@@ -273,6 +283,7 @@ _FORM_FIELDS: list[tuple[Callable[[str, Any], bool], Callable[[Any, dict[str, An
     (lambda name, _: name == "secret_headers", lambda _, options: SecretHeadersField(**options)),
     (_is(serializers.DictField), lambda _, options: HeadersField(**options)),
     (_is(serializers.ListField), lambda _, options: LinesField(**options)),
+    (_is_long, _long_text),
     (_is((serializers.CharField, serializers.UUIDField)), _text),
 ]
 
