@@ -18,7 +18,19 @@ from hypothesis import strategies as st
 
 from agents.protocol.messages import VmFact
 from agents.protocol.states import COMMAND_OPEN
-from compute_app.actions import Deployment, vm_deploy, vm_destroy, vm_start, vm_stop
+from compute_app.actions import (
+    Deployment,
+    NewVolume,
+    vm_deploy,
+    vm_destroy,
+    vm_start,
+    vm_stop,
+    volume_attach,
+    volume_create,
+    volume_delete,
+    volume_detach,
+    volume_resize,
+)
 from compute_app.models import TAKES_MEMORY, VM, Volume
 from core_app.errors import CloudctlError
 from infra_app.models import Agent, Host, StoragePool
@@ -40,6 +52,10 @@ class World:
     def __init__(self) -> None:
         self.running: set[tuple[str, UUID]] = set()
         self.files: set[str] = set()
+        self.disks: set[tuple[str, str]] = set()
+        """VMs that run, with the volumes that they have open."""
+        self.sizes: dict[str, int] = {}
+        """Volume → what a guest sees."""
 
     def does(self, command: Command) -> None:
         """The effect of a command that is gone through with."""
@@ -47,25 +63,43 @@ class World:
         match command.kind:
             case "vm.start":
                 self.running.add((said["vm_id"], command.agent_id))
+                self.disks |= {(said["vm_id"], disk["volume_id"]) for disk in said["disks"]}
             case "vm.stop":
                 self.running.discard((said["vm_id"], command.agent_id))
+                self.disks = {(vm, volume) for vm, volume in self.disks if vm != said["vm_id"]}
+            case "volume.attach":
+                self.disks |= {(said["vm_id"], said["disk"]["volume_id"])} if self.runs(command) else set()
+            case "volume.detach":
+                self.disks.discard((said["vm_id"], said["volume_id"]))
+            case "volume.resize":
+                self.sizes[said["volume_id"]] = said["virtual_size_bytes"]
             case "volume.create" | "template.download":
                 self.files.add(f"{said['pool_path']}/{said['file_name']}")
+                self.sizes[said.get("volume_id", "")] = said.get("virtual_size_bytes", 0)
             case _:
                 self.files -= self.named(command)
 
     def tells(self, command: Command) -> dict[str, Any]:
         """The evidence about a command."""
         said = command.payload
+        power = "running" if self.runs(command) else "off"
         if command.kind in ("vm.start", "vm.stop"):
-            on = (said["vm_id"], command.agent_id) in self.running
-            return {"power_state": "running" if on else "off", "accelerator": "tcg"}
+            return {"power_state": power, "accelerator": "tcg"}
+        if command.kind in ("volume.attach", "volume.detach"):
+            volume = said.get("volume_id") or said["disk"]["volume_id"]
+            return {"power_state": power, "attached": (said["vm_id"], volume) in self.disks}
+        if command.kind == "volume.resize":
+            return {"virtual_size_bytes": self.sizes[said["volume_id"]]}
         there = sorted(self.named(command) & self.files)
         if command.kind == "volume.create" and there:
             return {"final": {"path": there[0], "virtual_size_bytes": GIB, "allocated_bytes": 0}}
         if command.kind == "template.download" and there:
             return {"final": {"path": there[0], "size_bytes": MIB, "virtual_size_bytes": GIB, "sha256": "a" * 64}}
         return {"left": there}
+
+    def runs(self, command: Command) -> bool:
+        """Whether the command's VM runs where the command goes."""
+        return (command.payload.get("vm_id"), command.agent_id) in self.running
 
     @staticmethod
     def named(command: Command) -> set[str]:
@@ -83,7 +117,7 @@ class Story:
         self.data = data
         self.deeds: list[Callable[[], None]] = [
             self.deploy, self.cancel, self.prepare, self.die, self.rise, self.sweep, self.look,
-            *[self.deed] * 3, *[self.word] * 8,
+            *[self.deed] * 3, *[self.volume_deed] * 6, *[self.word] * 10,
         ]  # fmt: skip
 
     def begins_with(self, *vms: VM) -> None:
@@ -91,6 +125,8 @@ class Story:
         for vm in vms:
             self.world.files |= {volume.top.path for volume in vm.volumes.all() if volume.top}
             self.world.running |= {(str(vm.pk), vm.host_id)} if vm.host_id else set()
+            self.world.disks |= {(str(vm.pk), str(volume.pk)) for volume in vm.volumes.all() if vm.host_id}
+            self.world.sizes |= {str(volume.pk): volume.size_bytes for volume in vm.volumes.all()}
         self.world.files |= set(Placement.objects.exclude(path="").values_list("path", flat=True))
 
     def pick(self, rows: Any) -> Any:
@@ -118,6 +154,23 @@ class Story:
         ]
         if vm := self.pick(VM.objects.order_by("created_at")):
             self.asks(partial(self.pick(deeds), vm))
+
+    def volume_deed(self) -> None:
+        """Mostly one that makes sense."""
+        volumes = Volume.objects.exclude(state="removed").order_by("created_at", "pk")
+        free, attached = volumes.filter(vm=None), volumes.filter(device_index__gt=0)
+        vm, size = self.pick(VM.objects.order_by("created_at", "pk")), self.data.draw(st.sampled_from([MIB, GIB]))
+        wanted = NewVolume("data", self.fleet.account, self.fleet.zone, MIB * 16)
+        deeds: list[tuple[Any, Callable[[Volume], object]]] = [
+            (volumes, lambda _: volume_create(wanted)),
+            (free, lambda volume: volume_attach(volume, vm)),
+            (attached, volume_detach),
+            (volumes, lambda volume: volume_resize(volume, volume.size_bytes + size)),
+            (free, volume_delete),
+        ]
+        suitable, deed = self.data.draw(st.sampled_from(deeds))
+        if volume := self.pick(suitable if self.data.draw(st.integers(0, 5)) else volumes):
+            self.asks(partial(deed, volume))
 
     def prepare(self) -> None:
         self.asks(partial(template_prepare, self.template, self.pick(StoragePool.objects.order_by("name"))))
@@ -217,6 +270,12 @@ def all_is_as_recorded(world: World) -> None:
     copies = Placement.objects.filter(kind="pool", state="ready").values_list("path", flat=True)
     assert Counter(world.files) == Counter([*files, *copies])
     assert set(volumes.values_list("state", flat=True)) <= {"ready"}
+    open_ones = volumes.filter(vm__state="running").values_list("vm", "pk")
+    assert world.disks == {(str(vm), str(volume)) for vm, volume in open_ones}
+    for volume in volumes:
+        assert volume.top is not None
+        assert world.sizes[str(volume.pk)] == volume.size_bytes == volume.top.virtual_size_bytes
+    assert not volumes.filter(vm__state="expunged").exists()
     assert not Placement.objects.filter(state="downloading").exists()
     assert set(alarms()) <= {"operation.needs_attention"}
 
