@@ -11,9 +11,10 @@ from django.utils.safestring import SafeString
 from accounts_app.models import User
 from accounts_app.owners import account_for
 from compute_app import actions
-from compute_app.api.vms import NOT_THERE_YET, NewVMSerializer, destruction_plan, files_to_remove
+from compute_app.api.networks import NetworkSerializer
+from compute_app.api.vms import NewVMSerializer, VMChangeSerializer, destruction_plan, files_to_remove
 from compute_app.api.volumes import AttachSerializer, NewVolumeSerializer, ResizeSerializer
-from compute_app.models import VM, Volume, VolumeFile
+from compute_app.models import VM, Network, Volume, VolumeFile
 from core_app.console import cells
 from core_app.console.pages import Panel, RoomAdmin, button
 from core_app.dry_run import deletion_plan
@@ -69,8 +70,8 @@ class VMAdmin(RoomAdmin):
     list_display = ("name", "state_badge", "guest_badge", "host", "cpus", "memory", "account", "made")
     list_filter = ("state", "guest_agent", "zone")
     list_select_related = ("account", "host__agent")
-    facts = ("state_badge", "power", "guest_badge", "host", "last_host", "zone", "template", "account", "cpus",
-             "memory", "made", "uid")  # fmt: skip
+    facts = ("state_badge", "power", "guest_badge", "told", "host", "last_host", "restart_after_boot", "zone",
+             "template", "account", "cpus", "memory", "made", "uid")  # fmt: skip
     live = True
 
     @admin.display(description="state")
@@ -84,6 +85,10 @@ class VMAdmin(RoomAdmin):
     @admin.display(description="power, as its host sees it")
     def power(self, vm: VM) -> str:
         return f"{vm.power_state} ({vm.power_reason})" if vm.power_reason else vm.power_state
+
+    @admin.display(description="addresses, as its guest says")
+    def told(self, vm: VM) -> str:
+        return ", ".join(vm.addresses)
 
     @admin.display
     def memory(self, vm: VM) -> SafeString:
@@ -100,11 +105,15 @@ class VMAdmin(RoomAdmin):
     def panels(self, row: VM) -> Iterable[Panel]:
         volumes = row.volumes.exclude(state=Volume.State.REMOVED).order_by("device_index")
         yield Panel("Volumes", _VOLUME_COLUMNS, volume_rows(volumes), css="wide")
+        nics = row.nics.select_related("network")
+        yield Panel(
+            "Network cards", ("Network", "Address"), [(cells.link(nic.network), cells.mono(nic.mac)) for nic in nics]
+        )
         yield _console(row)
         yield from operations_of(row)
         yield from happenings_of(row)
 
-    @button("Deploy VM", takes=NewVMSerializer, leaves_out=NOT_THERE_YET, on_list=True)
+    @button("Deploy VM", takes=NewVMSerializer, on_list=True)
     def deploy(self, user: User, fields: dict[str, Any]) -> VM:
         disks = [disk["size_bytes"] for disk in fields.pop("data_disks", ())]
         account = account_for(user, fields.pop("account", None))
@@ -134,6 +143,10 @@ class VMAdmin(RoomAdmin):
     @button("Recover", when=_in(State.DESTROYED))
     def recover(self, user: User, vm: VM) -> None:
         actions.vm_recover(vm)
+
+    @button("After a boot", takes=VMChangeSerializer)
+    def change(self, user: User, vm: VM, fields: dict[str, Any]) -> None:
+        actions.vm_change(vm, **fields)
 
     @button(
         "Power off",
@@ -279,6 +292,22 @@ class VolumeFileAdmin(RoomAdmin):
     @admin.display(description="size for the guest")
     def virtual_size(self, file: VolumeFile) -> SafeString:
         return cells.size(file.virtual_size_bytes)
+
+
+@admin.register(Network)
+class NetworkAdmin(RoomAdmin):
+    list_display = ("name", "kind", "source", "zone")
+    list_filter = ("kind", "zone")
+    list_select_related = ("zone",)
+    facts = ("kind", "source", "zone")
+
+    def panels(self, row: Network) -> Iterable[Panel]:
+        nics = row.nics.select_related("vm").order_by("vm__name", "pk")[:ROWS_SHOWN]
+        yield Panel("Network cards", ("VM", "Address"), [(cells.link(nic.vm), cells.mono(nic.mac)) for nic in nics])
+
+    @button("New network", takes=NetworkSerializer, on_list=True)
+    def create(self, user: User, fields: dict[str, Any]) -> Network:
+        return actions.network_create(**fields)
 
 
 # --- what this room knows of others' rows ---------------------------------------------------------------------------

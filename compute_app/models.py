@@ -12,6 +12,39 @@ from infra_app.models import Host, StoragePool, Zone
 from templates_app.models import Placement, Template
 
 
+class Network(models.Model):
+    """What network cards are plugged into: a bridge or a libvirt network that each host of the zone has by this name.
+
+    cloudctl makes neither; a host that lacks it refuses to start a VM that needs it.
+    """
+
+    class Kind(models.TextChoices):
+        BRIDGE = "bridge"
+        LIBVIRT = "libvirt"
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    name = models.CharField(max_length=255)
+    zone = models.ForeignKey(Zone, on_delete=models.PROTECT, related_name="networks")
+    kind = models.CharField(max_length=16, choices=Kind)
+    source = models.CharField(max_length=64, help_text="The bridge's or libvirt network's name on the hosts")
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    class Meta:
+        constraints: ClassVar = [models.UniqueConstraint(fields=["zone", "name"], name="network_name_once_a_zone")]
+        indexes: ClassVar = [
+            models.Index(fields=["created_at", "id"], name="network_by_time"),
+            models.Index(fields=["name", "id"], name="network_by_name"),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+    @staticmethod
+    def visible_to_account(_account_id: uuid.UUID) -> Q:
+        """Everyone may plug a VM into any of them, as everyone may use any zone."""
+        return Q()
+
+
 class VM(models.Model):
     """A virtual machine.
 
@@ -60,9 +93,20 @@ class VM(models.Model):
     state = models.CharField(max_length=16, choices=State, default=State.CREATING, editable=False)
     host = models.ForeignKey(Host, on_delete=models.PROTECT, null=True, related_name="vms", editable=False)
     last_host = models.ForeignKey(Host, on_delete=models.SET_NULL, null=True, related_name="+", editable=False)
+    restart_after_boot = models.BooleanField(
+        default=False, help_text="Started again when its host has booted anew while it ran there"
+    )
+    host_boot_id = models.CharField(max_length=64, blank=True, editable=False)
+    """In which boot of its host it was last known to run."""
+    restart_due = models.BooleanField(default=False, editable=False)
+    """Its host has booted anew: it is to be started there again."""
+    seed = models.TextField(blank=True, editable=False)
+    """User data and SSH keys as JSON, encrypted with the server's key; empty: the VM has no seed."""
     power_state = models.CharField(max_length=16, default="off", editable=False)
     power_reason = models.CharField(max_length=255, blank=True, editable=False)
     guest_agent = models.CharField(max_length=16, choices=GuestAgent, default=GuestAgent.UNKNOWN, editable=False)
+    addresses = models.JSONField(default=list, editable=False)
+    """By the guest's agent."""
     facts_epoch = models.BigIntegerField(default=0, editable=False)
     facts_number = models.BigIntegerField(default=0, editable=False)
     """Looks of ``last_host`` at libvirt up to this one (in that epoch of its agent) began before what is recorded here
@@ -80,6 +124,7 @@ class VM(models.Model):
             models.Index(fields=["name", "id"], name="vm_by_name"),
             models.Index(fields=["state", "created_at", "id"], name="vm_by_state"),
             models.Index(fields=["host", "state"], name="vm_by_host"),
+            models.Index(fields=["restart_due"], name="vm_restart_due", condition=Q(restart_due=True)),
         ]
 
     def __str__(self) -> str:
@@ -88,6 +133,23 @@ class VM(models.Model):
     @staticmethod
     def visible_to_account(account_id: uuid.UUID) -> Q:
         return Q(account_id=account_id)
+
+
+class Nic(models.Model):
+    """A VM's network card; its address stays the same for the VM's life."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    vm = models.ForeignKey(VM, on_delete=models.CASCADE, related_name="nics")
+    network = models.ForeignKey(Network, on_delete=models.PROTECT, related_name="nics")
+    index = models.PositiveSmallIntegerField()
+    mac = models.CharField(max_length=17, unique=True)
+
+    class Meta:
+        ordering: ClassVar = ["index"]
+        constraints: ClassVar = [models.UniqueConstraint(fields=["vm", "index"], name="nic_once_an_index")]
+
+    def __str__(self) -> str:
+        return self.mac
 
 
 TAKES_MEMORY = (VM.State.CREATING, VM.State.STARTING, VM.State.RUNNING, VM.State.STOPPING, VM.State.DESTROYING)

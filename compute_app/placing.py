@@ -38,10 +38,13 @@ def find_place(
     return place
 
 
-def find_host(vm: VM) -> UUID:
-    """A host for a VM whose volumes exist: one that reaches all their pools. Raises NoRoom with each host's reason."""
+def find_host(vm: VM, host: Host | None = None) -> UUID:
+    """A host for a VM whose volumes exist: one that reaches all their pools; ``host`` restricts the choice.
+
+    Raises NoRoom with each host's reason.
+    """
     pools = set(vm.volumes.exclude(state=Volume.State.REMOVED).values_list("pool_id", flat=True))
-    place = choose_host(_host_rooms(vm.zone, None), pools, _pools_by_host(vm.zone), vm.memory_bytes)
+    place = choose_host(_host_rooms(vm.zone, host), pools, _pools_by_host(vm.zone), vm.memory_bytes)
     if isinstance(place, NoPlace):
         raise NoRoom(
             f"No host can run {vm}: {'; '.join(place.reasons)}.",

@@ -1,5 +1,7 @@
 """Pure decisions: where a VM goes, what evidence about its commands means, what a look at libvirt means."""
 
+import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
@@ -11,6 +13,7 @@ from agents.protocol.kinds import (
     Data,
     DiskEvidence,
     RemoveEvidence,
+    SeedCreateEvidence,
     VmEvidence,
     VmRebootEvidence,
     VolumeCreateEvidence,
@@ -101,6 +104,16 @@ def _lacks_room(pool: PoolRoom, need: Need) -> str:
     return "" if pool.free_bytes >= needed else f"{pool.free_bytes} bytes are free, {needed} are needed"
 
 
+# --- what a guest is told of itself --------------------------------------------------------------------------------
+
+
+def hostname_of(name: str, vm_id: UUID) -> str:
+    """A host name (RFC 1123, one label) made from a VM's name; where nothing of that can be kept, from its id."""
+    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
+    label = re.sub("[^a-z0-9]+", "-", plain)[:63].strip("-")
+    return label or f"vm-{vm_id.hex[:12]}"
+
+
 # --- verdicts ------------------------------------------------------------------------------------------------------
 
 
@@ -144,6 +157,15 @@ def judge_volume_resize(payload: Mapping[str, Any], evidence: VolumeResizeEviden
     if evidence.virtual_size_bytes == payload["virtual_size_bytes"]:
         return Verdict(Judgement.DONE, "it has the size that was asked for", evidence.model_dump())
     return Verdict(Judgement.REDO, f"it has {evidence.virtual_size_bytes} bytes")
+
+
+def judge_seed_create(_payload: Mapping[str, Any], evidence: SeedCreateEvidence) -> Verdict:
+    """There → done; something else under its name → a person's matter; else again."""
+    if evidence.path:
+        return Verdict(Judgement.DONE, "the seed is there", {"path": evidence.path})
+    if evidence.refused:
+        return Verdict(Judgement.UNDONE, evidence.refused)
+    return Verdict(Judgement.REDO, "the seed is not there")
 
 
 def judge_vm_start(_payload: Mapping[str, Any], evidence: VmEvidence) -> Verdict:

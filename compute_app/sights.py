@@ -1,11 +1,13 @@
 """What a ping's look at libvirt changes: power state, the guest agent's answer, and VMs that went off by themselves."""
 
+from functools import partial
 from typing import Any
 
 from django.db import transaction
 
 from agents.protocol.messages import Ping, VmFact
 from compute_app import accounting
+from compute_app.actions import vm_restart_after_boot
 from compute_app.models import VM
 from compute_app.rules import Sight, read_sight
 from core_app import events
@@ -33,7 +35,7 @@ def take_ping(agent: Agent, ping: Ping) -> None:
 def _compare(agent: Agent, vm: VM, fact: VmFact, look: tuple[int, int]) -> None:
     """Judged twice, the second time with the VM locked: an operation begins and ends under that lock."""
     sight = _sight(agent, vm, fact, look)
-    if sight is Sight.NOTHING or (sight is Sight.AS_RECORDED and not _changes(vm, fact)):
+    if sight is Sight.NOTHING or (sight is Sight.AS_RECORDED and not _changes(agent, vm, fact)):
         return
     with transaction.atomic():
         vm = VM.objects.select_for_update(no_key=True).get(pk=vm.pk)
@@ -41,9 +43,12 @@ def _compare(agent: Agent, vm: VM, fact: VmFact, look: tuple[int, int]) -> None:
             return
         sight = _sight(agent, vm, fact, look)
         if sight is Sight.AS_RECORDED:
-            VM.objects.filter(pk=vm.pk).update(**_changes(vm, fact))
+            changes = _changes(agent, vm, fact)
+            VM.objects.filter(pk=vm.pk).update(**changes)
+            if "power_state" in changes:
+                _tell_power(vm, fact)
         elif sight is Sight.STOPPED:
-            _went_off(vm, fact, look)
+            _went_off(agent, vm, fact, look)
         elif sight is Sight.STRANGER:
             text = f"{agent} runs {vm}, which is {vm.state} here; nothing was touched"
             events.alarm_once("vm.runs_unexpectedly", vm, text)
@@ -56,14 +61,38 @@ def _sight(agent: Agent, vm: VM, fact: VmFact, look: tuple[int, int]) -> Sight:
     return read_sight(vm.state, seen_power_state=fact.power_state, on_its_host=vm.host_id == agent.pk)
 
 
-def _changes(vm: VM, fact: VmFact) -> dict[str, str]:
-    now = {"power_state": fact.power_state, "guest_agent": fact.guest_agent, "power_reason": fact.reason[:255]}
+def _changes(agent: Agent, vm: VM, fact: VmFact) -> dict[str, Any]:
+    now = {
+        "power_state": fact.power_state,
+        "guest_agent": fact.guest_agent,
+        "power_reason": fact.reason[:255],
+        "addresses": list(fact.addresses),
+        "host_boot_id": agent.boot_id,
+    }
     return {name: value for name, value in now.items() if getattr(vm, name) != value}
 
 
-def _went_off(vm: VM, fact: VmFact, look: tuple[int, int]) -> None:
-    off = {"host": None, "power_state": "off", "guest_agent": "unknown", "power_reason": fact.reason[:255]}
+def _tell_power(vm: VM, fact: VmFact) -> None:
+    """Nobody here pauses a VM, so one that is paused has a trouble that somebody should look at."""
+    if fact.power_state == "paused":
+        events.record("vm.paused", vm, f"it is paused: {fact.reason or 'nobody knows why'}", level="alarm")
+    else:
+        events.record("vm.resumed", vm, "it runs again")
+
+
+def _went_off(agent: Agent, vm: VM, fact: VmFact, look: tuple[int, int]) -> None:
+    """By itself, or with its host: one that ran in an earlier boot of it did not stop of its own will."""
+    booted = vm.host_boot_id not in ("", agent.boot_id)
+    off: dict[str, Any] = {
+        "host": None,
+        "power_state": "off",
+        "guest_agent": "unknown",
+        "power_reason": fact.reason[:255],
+    }
+    off |= {"addresses": [], "restart_due": booted and vm.restart_after_boot}
     looked = {"facts_epoch": look[0], "facts_number": look[1]}
-    message = f"it went off by itself: {fact.reason}"
+    message = f"{agent} was booted anew" if booted else f"it went off by itself: {fact.reason}"
     transition(vm, VM.State.STOPPED, event="vm.went_off", message=message, sets=off | looked, level="warning")
+    if off["restart_due"]:
+        transaction.on_commit(partial(vm_restart_after_boot, vm), robust=True)
     accounting.vm_moved(vm)

@@ -5,7 +5,7 @@ from datetime import timedelta
 
 from django.utils import timezone
 
-from compute_app.actions import vm_expunge_overdue
+from compute_app.actions import vm_expunge_overdue, vm_restart_after_boot
 from compute_app.models import VM
 from core_app import settings_rows
 from core_app.errors import CloudctlError
@@ -25,3 +25,9 @@ def expunge_destroyed() -> None:
         except CloudctlError as error:
             # Somebody was quicker, or holds it: the next round sees.
             logger.info("expunge.not_now", extra={"fields": {"vm": str(vm.pk), "reason": str(error)}})
+
+
+def restart_after_boot() -> None:
+    """Start VMs again that a boot of their host stopped and whose restart was noted and not begun."""
+    for vm in VM.objects.filter(restart_due=True).order_by("pk")[:BATCH]:
+        vm_restart_after_boot(vm)

@@ -13,7 +13,7 @@ from agents.common.files import inside
 from agents.handlers.base import Context
 from agents.hypervisor.chain import check_chain
 from agents.hypervisor.connection import Hypervisor
-from agents.hypervisor.domain_xml import DomainSpec, build, differences, disk_spec, memory_mib
+from agents.hypervisor.domain_xml import DomainSpec, NicSpec, build, differences, disk_spec, memory_mib
 from agents.hypervisor.errors import (
     DomainNotFound,
     HypervisorRefused,
@@ -23,6 +23,7 @@ from agents.hypervisor.errors import (
 )
 from agents.hypervisor.evidence import vm_evidence
 from agents.hypervisor.guest import Guest
+from agents.hypervisor.networks import check_networks
 from agents.protocol.kinds import VmEvidence, VmStart, VmStartAnswer
 
 
@@ -41,6 +42,8 @@ class VmStartHandler:
                 return _runs_already(guest, payload, spec)
             for disk in payload.disks:
                 check_chain(disk.chain)
+            _check_seed(payload.seed_path)
+            check_networks(self._hypervisor, payload.nics)
             _check_room(payload.memory_bytes)
             context.commit("vm_start.before_define")
             guest = self._start(spec, payload.name)
@@ -71,6 +74,8 @@ class VmStartHandler:
             memory_mib=memory_mib(payload.memory_bytes),
             disks=tuple(disk_spec(disk) for disk in payload.disks),
             console_path=str(inside(self._console_folder, payload.console_name)),
+            seed_path=payload.seed_path,
+            nics=tuple(NicSpec(nic.mac, nic.kind, nic.source) for nic in payload.nics),
         )
 
     def _running(self, vm_id: str) -> Guest | None:
@@ -150,6 +155,17 @@ def _check_room(memory_bytes: int) -> None:
             "It was not started.",
             "Stop or move other VMs, or start it on another host.",
             elsewhere=True,
+        )
+
+
+def _check_seed(seed_path: str) -> None:
+    path = Path(seed_path)
+    if seed_path and (path.is_symlink() or not path.is_file()):
+        raise CommandError(
+            "seed_missing",
+            f"The VM's cloud-init seed {path} is not there.",
+            "The VM was not started: it would come up without its user data.",
+            "Start it again: the seed is made anew.",
         )
 
 

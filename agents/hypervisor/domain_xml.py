@@ -38,6 +38,8 @@ _DISK_DRIVER = {
     # On a full pool or a dead file server the VM is paused with its reason, instead of its file systems breaking.
     "error_policy": "stop",
 }
+_INTERFACES = {"bridge": ("bridge", "bridge"), "libvirt": ("network", "network")}
+"""Kind of network → libvirt's type of interface, and the attribute of its source."""
 _NOT_XML = re.compile("[^\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """What XML 1.0 cannot hold (its production Char), and line ends, which libvirt refuses in a title."""
 
@@ -60,6 +62,14 @@ class DiskSpec:
     """The volume's id. The guest sees its first 20 characters (virtio 1.1, 5.2.6.1: VIRTIO_BLK_T_GET_ID)."""
 
 
+class NicSpec(NamedTuple):
+    """A network card; ``kind`` and ``source`` as in :class:`agents.protocol.kinds.Nic`."""
+
+    mac: str
+    kind: str
+    source: str
+
+
 @dataclass(frozen=True, slots=True)
 class DomainSpec:
     """What is asked of libvirt for a VM, and what its running domain is compared with."""
@@ -70,6 +80,9 @@ class DomainSpec:
     memory_mib: int
     disks: tuple[DiskSpec, ...]
     console_path: str
+    seed_path: str = ""
+    """An ISO that is in the guest's CD-ROM drive; empty: there is no drive."""
+    nics: tuple[NicSpec, ...] = ()
 
 
 def memory_mib(memory_bytes: int) -> int:
@@ -114,6 +127,10 @@ def build(spec: DomainSpec, title: str) -> str:
         _add(devices, "controller", type="pci", index=str(index), model="pcie-root-port" if index else "pcie-root")
     for position, disk in enumerate(spec.disks, start=1):
         _add(_add_disk(devices, disk), "boot", order=str(position))
+    if spec.seed_path:
+        _add_seed(devices, spec.seed_path)
+    for nic in spec.nics:
+        _add_nic(devices, nic)
     _add(devices, "controller", type="usb", model="none")
     _add_console(devices, spec.console_path)
     channel = _add(devices, "channel", type="unix")
@@ -144,8 +161,10 @@ def read(document: str) -> DomainSpec:
         cpus=int(_text(domain, "vcpu")),
         # The live document always speaks of KiB.
         memory_mib=memory_mib(int(_text(domain, "memory")) * 1024),
-        disks=tuple(_read_disk(disk) for disk in domain.iterfind("devices/disk")),
+        disks=tuple(_read_disk(disk) for disk in domain.iterfind("devices/disk[@device='disk']")),
         console_path="" if console is None else console.get("path", ""),
+        seed_path=_attribute(domain.find("devices/disk[@device='cdrom']/source"), "file"),
+        nics=tuple(_read_nic(interface) for interface in domain.iterfind("devices/interface")),
     )
 
 
@@ -191,6 +210,34 @@ def _add_disk(devices: ET.Element, spec: DiskSpec) -> ET.Element:
     if spec.serial:
         _add(disk, "serial", spec.serial)
     return disk
+
+
+def _add_seed(devices: ET.Element, path: str) -> None:
+    """On virtio-scsi: guests made for clouds have its driver, and often none for SATA."""
+    _add(devices, "controller", type="scsi", model="virtio-scsi")
+    disk = _add(devices, "disk", type="file", device="cdrom")
+    _add(disk, "driver", name="qemu", type="raw")
+    _add(disk, "source", file=path)
+    _add(disk, "backingStore")
+    _add(disk, "target", dev="sda", bus="scsi")
+    _add(disk, "readonly")
+
+
+def _add_nic(devices: ET.Element, nic: NicSpec) -> None:
+    interface_type, attribute = _INTERFACES[nic.kind]
+    interface = _add(devices, "interface", type=interface_type)
+    _add(interface, "mac", address=nic.mac)
+    _add(interface, "source", **{attribute: nic.source})
+    _add(interface, "model", type="virtio")
+    # Nobody boots from a network here, and the BIOS would try.
+    _add(interface, "rom", enabled="no")
+
+
+def _read_nic(interface: ET.Element) -> NicSpec:
+    """Live, libvirt shows a network of its own as the bridge that it is, with the network's name beside it."""
+    source = interface.find("source")
+    kind = "libvirt" if _attribute(source, "network") else "bridge"
+    return NicSpec(_attribute(interface.find("mac"), "address"), kind, _attribute(source, _INTERFACES[kind][1]))
 
 
 def _add_console(devices: ET.Element, path: str) -> None:

@@ -40,6 +40,10 @@ class NoMetadata(HypervisorError):
     """The domain does not carry the metadata element that was asked for."""
 
 
+class NetworkNotFound(HypervisorError):
+    """libvirt has no network of that name."""
+
+
 class HypervisorRefused(HypervisorError):
     """libvirt answered, and the answer is no."""
 
@@ -60,6 +64,7 @@ _LOST = frozenset(
 _MEANINGS: dict[int, type[HypervisorError]] = {
     libvirt.VIR_ERR_NO_DOMAIN: DomainNotFound,
     libvirt.VIR_ERR_NO_DOMAIN_METADATA: NoMetadata,
+    libvirt.VIR_ERR_NO_NETWORK: NetworkNotFound,
     libvirt.VIR_ERR_OPERATION_INVALID: WrongState,
     libvirt.VIR_ERR_OPERATION_TIMEOUT: DomainBusy,
     libvirt.VIR_ERR_AGENT_UNRESPONSIVE: GuestAgentSilent,

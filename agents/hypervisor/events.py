@@ -28,6 +28,7 @@ class _Heard:
 
     agent: AgentAnswer
     answered_at: float | None
+    addresses: tuple[str, ...] = ()
 
 
 class GuestWatcher:
@@ -78,15 +79,17 @@ class GuestWatcher:
         seconds = None if heard.answered_at is None else time.monotonic() - heard.answered_at
         # A guest that does not run cannot answer, and what it said before says nothing of now.
         agent = heard.agent if fact.power_state == "running" else "unknown"
-        return fact.model_copy(update={"guest_agent": agent, "answered_seconds_ago": seconds})
+        addresses = heard.addresses if agent == "answering" else ()
+        told = {"guest_agent": agent, "answered_seconds_ago": seconds, "addresses": addresses}
+        return fact.model_copy(update=told)
 
-    def _note(self, vm_id: str, agent: AgentAnswer) -> None:
+    def _note(self, vm_id: str, agent: AgentAnswer, addresses: tuple[str, ...] = ()) -> None:
         with self._lock:
             before = self._heard.get(vm_id)
             answered_at = before.answered_at if before else None
             if agent == "answering":
                 answered_at = time.monotonic()
-            self._heard[vm_id] = _Heard(agent, answered_at)
+            self._heard[vm_id] = _Heard(agent, answered_at, addresses)
 
     def _work(self) -> None:
         while (vm_id := self._queue.get()) is not None:
@@ -102,7 +105,7 @@ class GuestWatcher:
             guest = Guest.find(self._hypervisor, vm_id)
             if guest is not None:
                 guest.agent_ping(PING_SECONDS)
-                self._note(vm_id, "answering")
+                self._note(vm_id, "answering", guest.addresses(PING_SECONDS))
         except DomainNotFound:
             return
         except GuestAgentSilent:

@@ -1,6 +1,8 @@
 """A VM on this host, in the words of what is wanted of it. All calls raise HypervisorError."""
 
 import contextlib
+import ipaddress
+import json
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
@@ -11,11 +13,14 @@ from agents.hypervisor.connection import Hypervisor
 from agents.hypervisor.domain_xml import NAMESPACE, DiskSpec, DomainSpec, alias_of, build_disk, read
 from agents.hypervisor.errors import (
     DomainNotFound,
+    HypervisorRefused,
     NoMetadata,
     WrongState,
     translated,
 )
 from agents.hypervisor.libvirt_calls import LibvirtDomain
+
+ADDRESSES_MAX = 32
 
 PowerState = Literal["running", "paused", "off"]
 
@@ -177,6 +182,40 @@ class Guest:
         """Returns when the guest's agent has answered; raises GuestAgentSilent after ``timeout`` seconds."""
         with translated():
             libvirt_qemu.qemuAgentCommand(self._domain, '{"execute": "guest-ping"}', timeout, 0)
+
+    def addresses(self, timeout: int) -> tuple[str, ...]:
+        """The guest's own addresses, by its agent; none where the agent does not tell. Raises GuestAgentSilent.
+
+        Loopback and link-local ones are left out: nobody else can use them.
+        """
+        with contextlib.suppress(HypervisorRefused), translated():
+            question = '{"execute": "guest-network-get-interfaces"}'
+            return addresses_in(libvirt_qemu.qemuAgentCommand(self._domain, question, timeout, 0))
+        return ()
+
+
+def addresses_in(answer: str) -> tuple[str, ...]:
+    """Addresses in an answer to ``guest-network-get-interfaces`` (QEMU's ``qga/qapi-schema.json``).
+
+    The guest wrote it, so it may be anything: what is no address is left out, and so is more than a few.
+    """
+    try:
+        interfaces = json.loads(answer)["return"]
+        told = [one["ip-address"] for interface in interfaces for one in interface.get("ip-addresses", ())]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return ()
+    usable = dict.fromkeys(address for text in told if (address := _usable(text)))
+    return tuple(usable)[:ADDRESSES_MAX]
+
+
+def _usable(text: object) -> str:
+    try:
+        address = ipaddress.ip_address(text) if isinstance(text, str) else None
+    except ValueError:
+        return ""
+    if address is None or address.is_loopback or address.is_link_local or address.is_unspecified:
+        return ""
+    return str(address)
 
 
 def _unless_gone() -> contextlib.suppress:

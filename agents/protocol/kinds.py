@@ -196,6 +196,26 @@ class VolumeResizeEvidence(Data):
     live: bool = False
 
 
+class SeedCreate(Data):
+    """Make a VM's cloud-init seed (NoCloud), a small ISO; user data and SSH keys travel in the sealed part."""
+
+    vm_id: str
+    pool_path: str
+    file_name: str
+    local_hostname: str
+
+
+class SeedCreateAnswer(Data):
+    path: str
+
+
+class SeedCreateEvidence(Data):
+    path: str = ""
+    """Where the seed lies; empty when it does not. Under its final name it is whole."""
+    refused: str = ""
+    """Why what has the final name is no seed."""
+
+
 # --- vm ------------------------------------------------------------------------------------------------------------
 
 
@@ -239,6 +259,14 @@ class DiskEvidence(Data):
     """How the disk that it has is not the one that was asked for."""
 
 
+class Nic(Data):
+    """A network card of a VM; ``source`` is the host's bridge, or its libvirt network, by name."""
+
+    mac: str
+    kind: Literal["bridge", "libvirt"]
+    source: str
+
+
 class VmStart(Data):
     """Define and start a transient domain. A domain of this UUID that already runs as described counts as done."""
 
@@ -250,6 +278,9 @@ class VmStart(Data):
     console_name: str
     """File name of the serial console's log, in the host's console folder."""
     accelerator: Literal["auto", "kvm", "tcg"] = "auto"
+    seed_path: str = ""
+    """An ISO that the guest has as a CD-ROM; empty: none."""
+    nics: tuple[Nic, ...] = ()
 
 
 class VmStartAnswer(Data):
@@ -423,6 +454,15 @@ KINDS: Mapping[str, Kind] = {
             WorkClass.DISK,
             600,
             "the first change of its size",
+        ),
+        Kind(
+            "seed.create",
+            SeedCreate,
+            SeedCreateAnswer,
+            SeedCreateEvidence,
+            WorkClass.SHORT,
+            120,
+            "the rename to the final name",
         ),
         Kind("vm.start", VmStart, VmStartAnswer, VmEvidence, WorkClass.SHORT, 300, "the start of the domain"),
         Kind("vm.stop", VmStop, VmStopAnswer, VmEvidence, WorkClass.SHORT, 300, "the request to libvirt"),

@@ -164,6 +164,8 @@ class VmFact(Data):
     reason: str = ""
     guest_agent: Literal["answering", "silent", "unknown"] = "unknown"
     answered_seconds_ago: float | None = None
+    addresses: tuple[str, ...] = ()
+    """What the guest's agent says of its network cards; a guest may say anything that is an address."""
 
 
 class PoolFact(Data):

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol, cast
 
+from agents.handlers.seed_create import SeedCreateHandler
 from agents.handlers.template_check import TemplateCheckHandler
 from agents.handlers.template_download import TemplateDownloadHandler
 from agents.handlers.template_remove import TemplateRemoveHandler
@@ -50,6 +51,7 @@ class HostRole:
                 "volume.attach": VolumeAttachHandler(self._hypervisor),
                 "volume.detach": VolumeDetachHandler(self._hypervisor),
                 "volume.resize": VolumeResizeHandler(self._hypervisor),
+                "seed.create": SeedCreateHandler(),
                 "vm.start": VmStartHandler(self._hypervisor, self._console_folder),
                 "vm.stop": VmStopHandler(self._hypervisor),
                 "vm.reboot": VmRebootHandler(self._hypervisor),

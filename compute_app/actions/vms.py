@@ -1,5 +1,6 @@
 """What may be asked for: to deploy VMs and all that is done to them as a whole. Each action is one transaction."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -10,10 +11,13 @@ from accounts_app import limits
 from accounts_app.models import Account, User
 from compute_app import accounting, placing
 from compute_app.actions.common import locked, new_volume, resources
-from compute_app.models import VM, Volume
+from compute_app.actions.networks import new_mac
+from compute_app.models import VM, Network, Nic, Volume
 from compute_app.rules import Need
-from core_app.errors import InvalidInput, WrongState
+from core_app import events
+from core_app.errors import CloudctlError, InvalidInput, WrongState
 from core_app.names import check_name
+from core_app.sealing import encrypt_at_rest
 from core_app.transitions import transition
 from infra_app.models import Agent, Host, StoragePool, Zone
 from operations_app.actions import submit
@@ -37,6 +41,10 @@ class Deployment:
     pool: StoragePool | None = None
     host: Host | None = None
     start: bool = True
+    user_data: str = ""
+    ssh_keys: Sequence[str] = field(default=())
+    networks: Sequence[Network] = field(default=())
+    restart_after_boot: bool = False
 
 
 def vm_deploy(wanted: Deployment, user: User | None = None) -> tuple[VM, Operation]:
@@ -68,6 +76,11 @@ def vm_deploy(wanted: Deployment, user: User | None = None) -> tuple[VM, Operati
             memory_bytes=wanted.memory_bytes,
             host_id=place.host_id if wanted.start else None,
             last_host_id=place.host_id,
+            seed=_seed(wanted),
+            restart_after_boot=wanted.restart_after_boot,
+        )
+        Nic.objects.bulk_create(
+            Nic(vm=vm, network=network, index=index, mac=new_mac()) for index, network in enumerate(wanted.networks)
         )
         volumes = [_new_volume(vm, index, size, pool, placement) for index, size in enumerate(sizes)]
         operation = submit(
@@ -81,6 +94,13 @@ def vm_deploy(wanted: Deployment, user: User | None = None) -> tuple[VM, Operati
     return vm, operation
 
 
+def _seed(wanted: Deployment) -> str:
+    """Encrypted; empty where the user gave nothing for it."""
+    if not wanted.user_data and not wanted.ssh_keys:
+        return ""
+    return encrypt_at_rest(json.dumps({"user_data": wanted.user_data, "ssh_keys": list(wanted.ssh_keys)}))
+
+
 def _check_where(wanted: Deployment) -> None:
     zone = wanted.zone
     errors = {}
@@ -90,6 +110,8 @@ def _check_where(wanted: Deployment) -> None:
         errors["zone"] = [f"{wanted.template} is not in zone {zone}."]
     if wanted.pool is not None and wanted.pool.zone_id != zone.pk:
         errors["pool"] = [f"{wanted.pool} is not in zone {zone}."]
+    if strangers := [network.name for network in wanted.networks if network.zone_id != zone.pk]:
+        errors["networks"] = [f"{', '.join(strangers)} is not in zone {zone}."]
     if wanted.host is not None and wanted.host.agent.zone_id != zone.pk:
         errors["host"] = [f"{wanted.host} is not in zone {zone}."]
     if errors:
@@ -134,12 +156,16 @@ def _new_volume(vm: VM, index: int, size: int, pool: StoragePool, placement: Pla
     return new_volume(backing, account=vm.account, name=name, vm=vm, device_index=index, pool=pool, size_bytes=size)
 
 
-def vm_start(vm: VM, user: User | None = None) -> Operation:
-    """Start a stopped VM on a host with room that reaches its pools. Raises WrongState, NoRoom, Busy."""
+def vm_start(vm: VM, user: User | None = None, *, host: Host | None = None) -> Operation:
+    """Start a stopped VM on a host with room that reaches its pools; on ``host`` if it is given.
+
+    Raises WrongState, NoRoom, Busy.
+    """
     with transaction.atomic():
         vm = locked(vm, "started", VM.State.STOPPED)
-        host_id = placing.find_host(vm)
-        transition(vm, VM.State.STARTING, event="vm.starting", sets={"host_id": host_id, "last_host_id": host_id})
+        host_id = placing.find_host(vm, host)
+        sets = {"host_id": host_id, "last_host_id": host_id, "restart_due": False}
+        transition(vm, VM.State.STARTING, event="vm.starting", sets=sets)
         return submit("vm.start", vm, exclusive=resources(vm), data={"host": str(host_id)}, user=user)
 
 
@@ -201,8 +227,32 @@ def vm_destroy(vm: VM, *, expunge: bool, user: User | None = None) -> Operation:
         return _destroy(vm, expunge=expunge, user=user)
 
 
+def vm_change(vm: VM, *, restart_after_boot: bool) -> VM:
+    """Change what may be changed of a VM at any time."""
+    with transaction.atomic():
+        vm = VM.objects.select_for_update(no_key=True).get(pk=vm.pk)
+        if vm.restart_after_boot != restart_after_boot:
+            vm.restart_after_boot = restart_after_boot
+            vm.save(update_fields=["restart_after_boot"])
+            events.record("vm.changed", vm, details={"restart_after_boot": restart_after_boot})
+    return vm
+
+
+def vm_restart_after_boot(vm: VM) -> None:
+    """Start a VM again on the host that booted anew under it, if that is still wanted; once, whatever comes of it."""
+    with transaction.atomic():
+        lock_zone(vm.zone_id)
+        if not VM.objects.filter(pk=vm.pk, restart_due=True).update(restart_due=False):
+            return
+        try:
+            vm_start(vm, host=vm.last_host)
+        except CloudctlError as error:
+            text = f"it was not started again after its host's boot: {error}"
+            events.record("vm.not_restarted", vm, text, level="alarm")
+
+
 def _destroy(vm: VM, *, expunge: bool, user: User | None) -> Operation:
-    transition(vm, VM.State.DESTROYING, event="vm.destroying")
+    transition(vm, VM.State.DESTROYING, event="vm.destroying", sets={"restart_due": False})
     data = {"host": str(vm.host_id) if vm.host_id else None, "expunge": expunge}
     return submit("vm.destroy", vm, exclusive=resources(vm), data=data, user=user)
 

@@ -16,7 +16,8 @@ from accounts_app.models import Account
 from accounts_app.owners import VisibleField, account_for
 from accounts_app.tenancy import user_of
 from compute_app import actions
-from compute_app.models import DATA_DISKS_MAX, VM, Volume
+from compute_app.models import DATA_DISKS_MAX, VM, Network, Nic, Volume
+from compute_app.ssh_keys import check_public_key
 from compute_app.workflows.payloads import volumes_on_disk
 from core_app import dry_run
 from core_app.accepted import Accepted
@@ -31,11 +32,24 @@ from templates_app.models import Template
 
 MEBIBYTE = 1 << 20
 TEBIBYTE = 1 << 40
-NOT_THERE_YET = ("networks", "ssh_keys", "user_data")
+USER_DATA_BYTES = 64 << 10
+SSH_KEYS_MAX = 64
+NICS_MAX = 8
+
+
+class NicSerializer(serializers.ModelSerializer[Nic]):
+    class Meta:
+        model = Nic
+        fields: ClassVar = ["network", "mac"]
+        read_only_fields: ClassVar = fields
 
 
 class VMSerializer(serializers.ModelSerializer[VM]):
     volumes: Any = serializers.PrimaryKeyRelatedField(many=True, read_only=True, help_text="Its disks, vda first")
+    nics: Any = NicSerializer(many=True, read_only=True, help_text="Its network cards, eth0 first")
+    addresses: Any = serializers.ListField(
+        child=serializers.CharField(), read_only=True, help_text="By the guest's agent, while it answers"
+    )
 
     class Meta:
         model = VM
@@ -54,6 +68,9 @@ class VMSerializer(serializers.ModelSerializer[VM]):
             "power_reason",
             "guest_agent",
             "volumes",
+            "nics",
+            "addresses",
+            "restart_after_boot",
             "error",
             "created_at",
             "destroyed_at",
@@ -65,10 +82,16 @@ class DataDiskSerializer(StrictSerializer):
     size_bytes = serializers.IntegerField(min_value=MEBIBYTE, max_value=16 * TEBIBYTE)
 
 
-def _not_there_yet(value: Any) -> None:
-    """A VM without what was asked for would be worse than a refusal."""
-    if value:
-        raise serializers.ValidationError("This is not there yet; leave it out.")
+def _fits_seed(text: str) -> None:
+    if len(text.encode()) > USER_DATA_BYTES:
+        raise serializers.ValidationError(f"It must not be longer than {USER_DATA_BYTES} bytes.")
+
+
+def _is_ssh_key(text: str) -> None:
+    try:
+        check_public_key(text)
+    except ValueError as error:
+        raise serializers.ValidationError(f"It is no OpenSSH public key: {error}.") from error
 
 
 @extend_schema_serializer(
@@ -81,6 +104,7 @@ def _not_there_yet(value: Any) -> None:
                 "cpus": 1,
                 "memory_bytes": 201326592,
                 "data_disks": [{"size_bytes": 1073741824}],
+                "user_data": "#!/bin/sh\necho hello\n",
             }
         )
     ]
@@ -99,12 +123,39 @@ class NewVMSerializer(StrictSerializer):
     pool = serializers.PrimaryKeyRelatedField(queryset=StoragePool.objects.all(), required=False)
     host = serializers.PrimaryKeyRelatedField(queryset=Host.objects.all(), required=False)
     start = serializers.BooleanField(default=True)
-    networks = serializers.ListField(child=serializers.UUIDField(), required=False, validators=[_not_there_yet])
-    ssh_keys = serializers.ListField(child=serializers.CharField(), required=False, validators=[_not_there_yet])
-    user_data = serializers.CharField(required=False, allow_blank=True, validators=[_not_there_yet])
+    networks = serializers.PrimaryKeyRelatedField(
+        queryset=Network.objects.all(), many=True, required=False, help_text="A card in each, eth0 first"
+    )
+    restart_after_boot = serializers.BooleanField(
+        default=False, help_text="Start it again when its host has booted anew while it ran there"
+    )
+    ssh_keys = serializers.ListField(
+        child=serializers.CharField(validators=[_is_ssh_key]),
+        required=False,
+        max_length=SSH_KEYS_MAX,
+        write_only=True,
+        help_text="OpenSSH public keys that may log in, told to the guest by cloud-init",
+    )
+    user_data = serializers.CharField(
+        required=False,
+        allow_blank=True,
+        trim_whitespace=False,
+        write_only=True,
+        validators=[_fits_seed],
+        help_text="For cloud-init, byte for byte, up to 64 KiB of UTF-8; kept encrypted and never shown again",
+    )
 
-    def validate(self, fields: dict[str, Any]) -> dict[str, Any]:
-        return {name: value for name, value in fields.items() if name not in NOT_THERE_YET}
+    def validate_networks(self, networks: list[Network]) -> list[Network]:
+        if len(networks) > NICS_MAX:
+            raise serializers.ValidationError(f"No more than {NICS_MAX}.")
+        return networks
+
+
+@extend_schema_serializer(examples=[request_example({"restart_after_boot": True})])
+class VMChangeSerializer(StrictSerializer):
+    """What may be changed of a VM at any time."""
+
+    restart_after_boot = serializers.BooleanField()
 
 
 class ForceSerializer(StrictSerializer):
@@ -122,7 +173,7 @@ class ConsoleSerializer(StrictSerializer):
 
 class VMViewSet(PolledViewSet):
     queryset = VM.objects.prefetch_related(
-        Prefetch("volumes", Volume.objects.exclude(state=Volume.State.REMOVED).order_by("device_index"))
+        Prefetch("volumes", Volume.objects.exclude(state=Volume.State.REMOVED).order_by("device_index")), "nics"
     )
     serializer_class = VMSerializer
     filterset_fields: ClassVar = ["name", "state", "zone", "account", "host", "template", "guest_agent"]
@@ -142,6 +193,14 @@ class VMViewSet(PolledViewSet):
         wanted = actions.Deployment(account=account, data_disk_sizes=disks, **fields)
         _vm, operation = actions.vm_deploy(wanted, user)
         return Accepted(operation)
+
+    @extend_schema(request=VMChangeSerializer, responses=VMSerializer)
+    def partial_update(self, request: Request, pk: str) -> Response:
+        """Change what may be changed at any time."""
+        vm = self.get_object()
+        given = VMChangeSerializer(data=request.data)
+        given.is_valid(raise_exception=True)
+        return Response(self.get_serializer(actions.vm_change(vm, **given.validated_data)).data)
 
     @extend_schema(
         parameters=[

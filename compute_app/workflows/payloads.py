@@ -1,5 +1,6 @@
 """What the workflows' steps send, made from rows."""
 
+import json
 from typing import Any, Literal
 from uuid import UUID
 
@@ -8,6 +9,8 @@ from django.db.models import QuerySet
 from agents.protocol.kinds import (
     Disk,
     ImageFile,
+    Nic,
+    SeedCreate,
     VmConsole,
     VmReboot,
     VmResume,
@@ -20,7 +23,9 @@ from agents.protocol.kinds import (
     VolumeResize,
 )
 from compute_app.models import VM, Volume, VolumeFile, device_name
+from compute_app.rules import hostname_of
 from core_app import settings_rows
+from core_app.sealing import decrypt_at_rest
 from infra_app.reaching import host_for_removal
 from operations_app.models import Operation
 from operations_app.workflow import CommandSpec, Refused
@@ -85,12 +90,15 @@ def creation(volume: Volume) -> VolumeCreate:
 
 
 def volumes_on_disk(vm: VM) -> QuerySet[Volume]:
-    return vm.volumes.exclude(state=Volume.State.REMOVED).select_related("pool").prefetch_related("files")
+    return vm.volumes.exclude(state=Volume.State.REMOVED).select_related("pool", "vm").prefetch_related("files")
 
 
 def removal(volume: Volume, host_id: Any) -> CommandSpec:
-    names = tuple(file.file_name for file in volume.files.all())
-    payload = VolumeRemove(volume_id=str(volume.pk), pool_path=volume.pool.path, file_names=names)
+    """All its files; the VM's seed lies beside the root disk and goes with it."""
+    names = [file.file_name for file in volume.files.all()]
+    if volume.device_index == 0 and volume.vm and volume.vm.seed:
+        names.append(seed_name(volume.vm))
+    payload = VolumeRemove(volume_id=str(volume.pk), pool_path=volume.pool.path, file_names=tuple(names))
     return CommandSpec("volume.remove", host_id, volume_lane(volume), payload, str(volume.pk))
 
 
@@ -128,6 +136,25 @@ def growth(volume: Volume, host_id: Any) -> CommandSpec:
     return CommandSpec("volume.resize", host_id, lane, payload)
 
 
+def seed_name(vm: VM) -> str:
+    """Beside the root disk, whichever pool that is on."""
+    return f"seed-{vm.pk}.iso"
+
+
+def seed(vm: VM, host_id: Any) -> CommandSpec:
+    payload = SeedCreate(
+        vm_id=str(vm.pk),
+        pool_path=_root_pool(vm),
+        file_name=seed_name(vm),
+        local_hostname=hostname_of(vm.name, vm.pk),
+    )
+    return CommandSpec("seed.create", host_id, vm_lane(vm), payload, secrets=json.loads(decrypt_at_rest(vm.seed)))
+
+
+def _root_pool(vm: VM) -> str:
+    return vm.volumes.exclude(state=Volume.State.REMOVED).select_related("pool").get(device_index=0).pool.path
+
+
 def domain(vm: VM) -> VmStart:
     volumes = vm.volumes.filter(state=Volume.State.READY).select_related("pool", "top").order_by("device_index")
     return VmStart(
@@ -138,6 +165,11 @@ def domain(vm: VM) -> VmStart:
         disks=tuple(Disk(volume_id=str(volume.pk), target=volume.device, chain=chain_of(volume)) for volume in volumes),
         console_name=_console_name(vm),
         accelerator=settings_rows.get("host.accelerator"),
+        nics=tuple(
+            Nic.model_validate({"mac": nic.mac, "kind": nic.network.kind, "source": nic.network.source})
+            for nic in vm.nics.select_related("network")
+        ),
+        seed_path=f"{_root_pool(vm)}/{seed_name(vm)}" if vm.seed else "",
     )
 
 

@@ -17,6 +17,7 @@ from compute_app.workflows.payloads import (
     removal,
     removal_anywhere,
     resume,
+    seed,
     stop,
     vm_lane,
     vm_of,
@@ -86,6 +87,19 @@ class CreateVolumes(Step):
         begun_for = set(begun.values_list("label", flat=True))
         volumes = volumes_on_disk(vm_of(operation))
         return [removal(volume, host) for volume in volumes if str(volume.pk) in begun_for]
+
+
+class WriteSeed(Step):
+    """User data and SSH keys as a file beside the root disk, where the guest finds them. It is removed with that disk.
+
+    Made before every start: whoever moved or lost it need not know of it.
+    """
+
+    name = "write the seed"
+
+    def send(self, operation: Operation) -> Sequence[CommandSpec]:
+        vm = vm_of(operation)
+        return [seed(vm, operation.data["host"])] if vm.seed else ()
 
 
 class StartDomain(Step):
@@ -191,7 +205,7 @@ class RemoveVolumes(Step):
 
 class DeployVM(Workflow):
     kind = "vm.deploy"
-    steps = (WaitForTemplate(), CreateVolumes(), StartDomain())
+    steps = (WaitForTemplate(), CreateVolumes(), WriteSeed(), StartDomain())
 
     def ended(self, operation: Operation) -> None:
         vm = vm_of(operation)
@@ -206,7 +220,7 @@ class DeployVM(Workflow):
 
 class StartVM(Workflow):
     kind = "vm.start"
-    steps = (StartDomain(),)
+    steps = (WriteSeed(), StartDomain())
 
     def ended(self, operation: Operation) -> None:
         _settle_power(operation, running=operation.state == OperationState.SUCCEEDED)
@@ -255,9 +269,10 @@ class DestroyVM(Workflow):
         to = VM.State.EXPUNGED if operation.data["expunge"] else VM.State.DESTROYED
         vm = vm_of(operation)
         sets = _OFF | _looks(operation)
-        if to == VM.State.DESTROYED:
-            sets["destroyed_at"] = timezone.now()
+        # What is expunged keeps no secrets.
+        sets |= {"destroyed_at": timezone.now()} if to == VM.State.DESTROYED else {"seed": ""}
         if transition(vm, to, event=f"vm.{to}", sets=sets) and to == VM.State.EXPUNGED:
+            vm.nics.all().delete()
             limits.give_back(vm.account, accounting.of_vm())
             for volume in volumes_on_disk(vm).filter(outlives_vm=True):
                 let_go(volume)
@@ -266,13 +281,13 @@ class DestroyVM(Workflow):
 
 _TOUCHING = ("vm.start", "vm.stop", "vm.reboot", "vm.resume")
 """Kinds of commands that change what a look at libvirt shows."""
-_OFF: dict[str, Any] = {"host": None, "power_state": "off", "guest_agent": VM.GuestAgent.UNKNOWN}
-_ON: dict[str, Any] = {"power_state": "running", "guest_agent": VM.GuestAgent.UNKNOWN}
+_OFF: dict[str, Any] = {"host": None, "power_state": "off", "guest_agent": VM.GuestAgent.UNKNOWN, "addresses": []}
+_ON: dict[str, Any] = {"power_state": "running", "guest_agent": VM.GuestAgent.UNKNOWN, "addresses": []}
 
 
 def _settle_power(operation: Operation, *, running: bool) -> None:
     state, sets = (VM.State.RUNNING, _ON) if running else (VM.State.STOPPED, _OFF)
-    sets = sets | _looks(operation) | {"error": operation.error, "power_reason": ""}
+    sets = sets | _looks(operation) | _boot(operation) | {"error": operation.error, "power_reason": ""}
     vm = vm_of(operation)
     transition(vm, state, event=f"vm.{state}", sets=sets)
     accounting.vm_moved(vm)
@@ -291,6 +306,12 @@ def _looks(operation: Operation) -> dict[str, int]:
     if last is None or last.sent_at is None:
         return {}
     return {"facts_epoch": last.agent.epoch, "facts_number": last.facts_begun}
+
+
+def _boot(operation: Operation) -> dict[str, str]:
+    """In which boot of its host the VM was started."""
+    start = operation.commands.filter(kind="vm.start").select_related("agent").order_by("-seq").first()
+    return {"host_boot_id": start.agent.boot_id} if start else {}
 
 
 def _cancelled() -> dict[str, str]:

@@ -106,12 +106,19 @@ def _as_id(text: str) -> UUID | None:
         return None
 
 
-class NamesField(NamedField):
-    """Several rows, their names separated by commas. None: every one, as the API's ``"all"``."""
+class SomeField(NamedField):
+    """Several rows, their names separated by commas."""
 
     def clean(self, value: Any) -> Any:
         names = [name.strip() for name in str(value or "").split(",") if name.strip()]
-        return [super(NamesField, self).clean(name) for name in names] or "all"
+        return [super(SomeField, self).clean(name) for name in names]
+
+
+class NamesField(SomeField):
+    """As :class:`SomeField`. None: every one, as the API's ``"all"``."""
+
+    def clean(self, value: Any) -> Any:
+        return super().clean(value) or "all"
 
 
 class SizeField(forms.CharField):
@@ -182,6 +189,16 @@ class LinesField(forms.CharField):
         return [line for line in super().clean(value).splitlines() if line.strip()]
 
 
+class TextField(forms.CharField):
+    """Any text, with its line ends as they are on a host: a browser sends those of HTTP."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(widget=UnfoldAdminTextareaWidget(attrs={"rows": 6}), strip=False, **options)
+
+    def clean(self, value: Any) -> Any:
+        return super().clean(value).replace("\r\n", "\n")
+
+
 class ActionForm(forms.Form):
     """The fields of a serializer that can be written. Call ``fields_taken`` instead of ``is_valid``."""
 
@@ -249,10 +266,6 @@ def _is_long(_name: str, field: Any) -> bool:
     return isinstance(field, serializers.CharField) and (field.max_length or LONG_TEXT + 1) > LONG_TEXT
 
 
-def _long_text(_field: Any, options: dict[str, Any]) -> forms.Field:
-    return forms.CharField(widget=UnfoldAdminTextareaWidget(attrs={"rows": 6}), strip=False, **options)
-
-
 def _number(field: Any, options: dict[str, Any]) -> forms.Field:
     # The bounds are the serializer's to say; as HTML attributes they would only hide its words.
     return forms.CharField(widget=UnfoldAdminTextInputWidget(attrs={"inputmode": "numeric"}), **options)
@@ -274,6 +287,10 @@ def _password(_field: Any, options: dict[str, Any]) -> forms.Field:
 
 _FORM_FIELDS: list[tuple[Callable[[str, Any], bool], Callable[[Any, dict[str, Any]], forms.Field]]] = [
     (_is(serializers.PrimaryKeyRelatedField), lambda field, options: NamedField(rows=field.get_queryset(), **options)),
+    (
+        _is(serializers.ManyRelatedField),
+        lambda field, options: SomeField(rows=field.child_relation.get_queryset(), **options),
+    ),
     (lambda name, _: name == "data_disks", lambda _, options: DisksField(**options)),
     (lambda name, _: name.endswith("_bytes"), lambda _, options: SizeField(**options)),
     (lambda name, _: name == "password", _password),
@@ -283,7 +300,7 @@ _FORM_FIELDS: list[tuple[Callable[[str, Any], bool], Callable[[Any, dict[str, An
     (lambda name, _: name == "secret_headers", lambda _, options: SecretHeadersField(**options)),
     (_is(serializers.DictField), lambda _, options: HeadersField(**options)),
     (_is(serializers.ListField), lambda _, options: LinesField(**options)),
-    (_is_long, _long_text),
+    (_is_long, lambda _, options: TextField(**options)),
     (_is((serializers.CharField, serializers.UUIDField)), _text),
 ]
 

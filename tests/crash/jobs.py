@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from agents.common.image_header import read_qcow2_header
 from tests.crash.scene import SETTLE_SECONDS, Scene
+from tests.lab.waiting import poll
 from tests.scenarios.cloud import Row
 
 
@@ -94,6 +95,33 @@ class VolumeCreate(Job):
     def check(self, operation: Row) -> None:
         vm = self.cloud.booted({"id": operation["target"]["id"]})
         self.cloud.settled(self.cloud.destroy(vm))
+
+    def check_undone(self, operation: Row) -> None:
+        super().check_undone(operation)
+        vm = self.scene.now(operation["target"])
+        assert vm["state"] == "error"
+        self.cloud.settled(self.cloud.destroy(vm))
+
+
+class SeedCreate(Job):
+    name, kind, midway = "seed", "seed.create", "seed_create.before_rename"
+    user_data = "#!/bin/sh\nexit 7\n"
+
+    def prepare(self) -> None:
+        self.template = self.scene.template
+
+    def ask(self) -> Row:
+        where = {"host": self.scene.host.id, "pool": self.scene.pool["id"]}
+        return self.cloud.deploy(self.template, user_data=self.user_data, **where)
+
+    def check(self, operation: Row) -> None:
+        vm = self.cloud.booted({"id": operation["target"]["id"]})
+        poll(lambda: "user-data left with 7" in self._console(vm), 30, "the guest has run its user data")
+        self.cloud.settled(self.cloud.destroy(vm))
+
+    def _console(self, vm: Row) -> str:
+        text: str = self.cloud.settled(self.cloud.console(vm))["result"]["text"]
+        return text
 
     def check_undone(self, operation: Row) -> None:
         super().check_undone(operation)
@@ -319,7 +347,7 @@ class Discard(Job):
 JOBS: Mapping[str, type[Job]] = {
     job.name: job
     for job in (
-        *(Download, VolumeCreate, Start, Stop, Reboot, Resume, Console),
+        *(Download, VolumeCreate, SeedCreate, Start, Stop, Reboot, Resume, Console),
         *(Attach, Detach, Resize, ResizeLive, Destroy, Discard),
     )
 }

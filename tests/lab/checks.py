@@ -77,10 +77,18 @@ def _files(lab: Lab) -> Iterator[str]:
     """Every file in a pool has an owner in the database, and the other way round."""
     present = {path for pool in lab.pools for path in Path(pool["path"]).rglob("*") if path.is_file()}
     recorded = dict(_recorded(lab))
-    for path in sorted(present - _chains(recorded.keys() & present)):
+    for path in sorted(present - _chains(recorded.keys() & present) - _seeds(lab, recorded)):
         yield f"{path} belongs to nothing"
     for path in sorted(recorded.keys() - present):
         yield f"{path} of {recorded[path]} is missing"
+
+
+def _seeds(lab: Lab, recorded: dict[Path, str]) -> set[Path]:
+    """Beside any disk of a VM that is not expunged its seed may lie."""
+    folders = {path.parent for path in recorded}
+    states = ("stopped", "running", "destroyed")
+    names = [f"seed-{vm['id']}.iso" for state in states for vm in lab.client.list("vms/", state=state)]
+    return {folder / name for folder in folders for name in names}
 
 
 def _recorded(lab: Lab) -> Iterator[tuple[Path, str]]:

@@ -31,7 +31,16 @@ export PATH=/bin:/sbin
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs dev /dev
-for module in $(cat /lib/modules/order); do insmod /lib/modules/$module.ko; done
+for module in $(cat /lib/modules/order); do
+    # A drive that is looked for in the background may not be there yet when the seed is wanted.
+    [ $module = scsi_mod ] && insmod /lib/modules/$module.ko scan=sync || insmod /lib/modules/$module.ko
+done
+# The drive's own driver is asynchronous too: where there is a drive, it is waited for, three seconds at most.
+for drive in /sys/class/scsi_device/*; do
+    [ -e "$drive" ] || continue
+    tries=300
+    while [ ! -b /dev/sr0 ] && [ $tries -gt 0 ]; do usleep 10000; tries=$((tries - 1)); done
+done
 
 say() { echo "cloudctl guest: $*" > /dev/ttyS0; }
 

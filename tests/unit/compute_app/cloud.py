@@ -44,6 +44,7 @@ def existing(fleet: Fleet, template: Template, pool: StoragePool, host: Agent | 
     """The rows of a VM with a data disk that was deployed a while ago; it runs if it has a host."""
     placement = Placement.objects.filter(template=template, pool=pool).first() or fleet.on_pool(template, pool)
     power = {"state": "running", "power_state": "running"} if host else {"state": "stopped", "power_state": "off"}
+    power["host_boot_id"] = host.boot_id if host else ""
     where = {"host_id": host and host.pk, "last_host": pool.reaches.first().host, "facts_epoch": 1}  # type: ignore[union-attr]
     fields = {"name": "vm", "account": fleet.account, "zone": fleet.zone, "template": template, "cpus": 1}
     vm = VM.objects.create(**(fields | power | where | {"memory_bytes": GIB} | changes))

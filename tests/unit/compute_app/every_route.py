@@ -7,6 +7,7 @@ from typing import Any
 from accounts_app import usage
 from accounts_app.models import Account, UsageRecord
 from cloudctl.urls import router
+from compute_app.actions import network_create
 from compute_app.models import Volume
 from core_app.models import Event
 from infra_app import actions as infra
@@ -50,6 +51,7 @@ def objects(fleet: Fleet, template: Template, pool: StoragePool, host: Agent, ow
         "operations": operation.pk,
         "commands": Command.objects.get(operation=operation).pk,
         "templates": template.pk,
+        "networks": network_create(name="front", zone=fleet.zone, kind="bridge", source="br0").pk,
         "vms": vm.pk,
         "volumes": volume.pk,
     }

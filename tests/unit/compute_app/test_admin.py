@@ -1,5 +1,6 @@
 """The admin over a fleet: who enters, what forms take, what pages show, and that they stay fast and safe."""
 
+import json
 from typing import Any
 
 import pytest
@@ -13,10 +14,12 @@ from compute_app import actions
 from compute_app.models import VM, Volume
 from core_app import settings_rows
 from core_app.models import Setting
+from core_app.sealing import decrypt_at_rest
 from infra_app.models import Agent, JoinToken, PoolReach, StoragePool, Zone
 from operations_app.models import Operation
 from templates_app.models import Template
 from tests.unit.compute_app.cloud import deployed, existing
+from tests.unit.compute_app.test_seeds import KEY
 from tests.unit.people import Person, person
 from tests.unit.templates_app.fleet import GIB, SHA256, Fleet, committed, in_transaction
 
@@ -211,9 +214,25 @@ class TestVMs:
         assert list(sizes) == [3 * GIB, GIB, GIB // 2]
         operation = Operation.objects.get(kind="vm.deploy")
         assert operation.requested_by == olga.user
-        assert "1 of 3" in page(desk, vm_path(vm))
+        assert "1 of 4" in page(desk, vm_path(vm))
         fleet.works(operation)
         assert "running" in page(desk, vm_path(vm))
+
+    def test_one_with_a_seed_and_cards(self, desk: Client, fields: dict[str, Any], host: Agent) -> None:
+        network = {"name": "front", "zone": "zone1", "kind": "bridge", "source": "br0"}
+        send(desk, "/admin/compute_app/network/do/create/", **network)
+        # A browser sends the line ends of HTTP, and a script with those would not run.
+        fields |= {"user_data": " #!/bin/sh\r\nid\r\n", "ssh_keys": f"{KEY}\r\n", "networks": "front, front"}
+        send(desk, DEPLOY, **fields)
+        vm = VM.objects.get()
+        assert json.loads(decrypt_at_rest(vm.seed)) == {"user_data": " #!/bin/sh\nid\n", "ssh_keys": [KEY]}
+        macs = list(vm.nics.values_list("mac", flat=True))
+        shown = page(desk, vm_path(vm))
+        assert len(macs) == 2
+        assert all(mac in shown for mac in macs)
+        assert macs[0] in page(
+            desk, f"/admin/compute_app/network/{vm.nics.values_list('network', flat=True)[0]}/change/"
+        )
 
     @pytest.mark.parametrize(
         ("given", "said"),

@@ -13,6 +13,7 @@ from agents.protocol.kinds import (
     Data,
     DiskEvidence,
     RemoveEvidence,
+    SeedCreateEvidence,
     TemplateDownloadAnswer,
     TemplateDownloadEvidence,
     VmEvidence,
@@ -156,6 +157,9 @@ def every_evidence() -> list[tuple[str, Data, Judgement]]:
         rows.append(("volume.resize", sized, done if size == 2 else redo))
     started = {"running": done, "paused": done, "off": redo, "unknown": retry}
     stopped = {"running": redo, "paused": redo, "off": done, "unknown": retry}
+    for path, refused in itertools.product(("", "/p/seed.iso"), ("", "it is a link")):
+        found_seed = SeedCreateEvidence(path=path, refused=refused)
+        rows.append(("seed.create", found_seed, done if path else undone if refused else redo))
     rebooted = {"running": redo, "paused": redo, "off": undone, "unknown": retry}
     resumed = {"running": done, "paused": redo, "off": undone, "unknown": retry}
     rows.append(("vm.console", Data(), redo))

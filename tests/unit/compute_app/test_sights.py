@@ -4,13 +4,14 @@ from typing import Any
 
 import pytest
 
-from agents.protocol.messages import VmFact
+from agents.protocol.messages import HostFacts, VmFact
 from compute_app import sights
 from compute_app.actions import vm_destroy, vm_start, vm_stop
 from compute_app.models import VM
 from core_app.models import Event
-from infra_app.models import Agent, StoragePool
+from infra_app.models import Agent, Host, StoragePool
 from operations_app.actions import submit
+from operations_app.models import Operation
 from templates_app.models import Template
 from tests.unit.compute_app.cloud import existing, shown
 from tests.unit.templates_app.fleet import Fleet, alarms, in_transaction
@@ -37,7 +38,27 @@ class TestOnItsHost:
         fleet.pings(host, vms=[fact(vm, guest_agent="answering")])
         assert shown(vm) == ("running", "running", "host1")
         assert (vm.power_reason, vm.guest_agent) == ("", "answering")
-        assert alarms() == []
+
+    def test_one_that_is_paused_is_an_alarm_once_and_its_end_is_told(self, fleet: Fleet, host: Agent, vm: VM) -> None:
+        for _ in range(2):
+            fleet.pings(host, vms=[fact(vm, "paused", reason="I/O error")])
+        assert alarms() == ["vm.paused"]
+        assert "I/O error" in Event.objects.get(kind="vm.paused").message
+        assert Event.objects.get(kind="vm.paused").account_id == vm.account_id
+        fleet.pings(host, vms=[fact(vm)])
+        assert Event.objects.filter(kind="vm.resumed", target_id=str(vm.pk)).count() == 1
+        fleet.pings(host, vms=[fact(vm, "paused")])
+        assert alarms() == ["vm.paused"] * 2
+
+    def test_what_its_agent_says_of_its_addresses_is_shown_while_it_runs(
+        self, fleet: Fleet, host: Agent, vm: VM
+    ) -> None:
+        fleet.pings(host, vms=[fact(vm, guest_agent="answering", addresses=["192.0.2.7"])])
+        vm.refresh_from_db()
+        assert vm.addresses == ["192.0.2.7"]
+        fleet.works(in_transaction(vm_stop, vm, force=True))
+        vm.refresh_from_db()
+        assert vm.addresses == []
 
     @pytest.mark.parametrize("seen", ["listed as off", "not listed"])
     def test_one_that_went_off_is_stopped(self, fleet: Fleet, host: Agent, vm: VM, seen: str) -> None:
@@ -175,3 +196,74 @@ def test_a_host_that_rebooted_runs_nothing(fleet: Fleet, template: Template, hos
     fleet.comes_up(host)
     fleet.pings(host, vms=[])
     assert [shown(vm) for vm in vms] == [("stopped", "off", None)] * 3
+
+
+class TestAfterABootOfItsHost:
+    """A VM that its host took down with it is started again there, if it is to be."""
+
+    @pytest.fixture
+    def wanted(self, fleet: Fleet, host: Agent, vm: VM) -> VM:
+        VM.objects.update(restart_after_boot=True)
+        fleet.pings(host, vms=[fact(vm)])
+        return vm
+
+    def boots(self, fleet: Fleet, host: Agent) -> None:
+        fleet.comes_up(host)
+        fleet.pings(host, vms=[], facts_number=1)
+
+    def test_it_is_started_again(self, fleet: Fleet, host: Agent, wanted: VM) -> None:
+        self.boots(fleet, host)
+        assert shown(wanted) == ("starting", "off", "host1")
+        operation = Operation.objects.get(kind="vm.start")
+        fleet.works(operation)
+        assert shown(wanted) == ("running", "running", "host1")
+        assert Event.objects.get(kind="vm.went_off").message == "host1 was booted anew"
+        fleet.sweeps()
+        assert Operation.objects.filter(kind="vm.start").count() == 1
+
+    def test_one_that_is_not_to_be_stays_stopped(self, fleet: Fleet, host: Agent, wanted: VM) -> None:
+        VM.objects.update(restart_after_boot=False)
+        self.boots(fleet, host)
+        fleet.sweeps()
+        assert shown(wanted) == ("stopped", "off", None)
+
+    def test_one_that_powered_off_by_itself_stays_off(self, fleet: Fleet, host: Agent, wanted: VM) -> None:
+        fleet.pings(host, vms=[])
+        self.boots(fleet, host)
+        fleet.sweeps()
+        assert shown(wanted) == ("stopped", "off", None)
+
+    def test_an_agents_own_restart_is_no_boot(self, fleet: Fleet, host: Agent, wanted: VM) -> None:
+        fleet.comes_up(host, boot_id=host.boot_id)
+        fleet.pings(host, vms=[], facts_number=1)
+        fleet.sweeps()
+        assert shown(wanted) == ("stopped", "off", None)
+
+    def test_one_that_was_started_and_never_seen_counts_too(self, fleet: Fleet, host: Agent, vm: VM) -> None:
+        VM.objects.update(restart_after_boot=True)
+        fleet.works(in_transaction(vm_stop, vm, force=True))
+        fleet.works(in_transaction(vm_start, vm))
+        self.boots(fleet, host)
+        assert shown(vm)[0] == "starting"
+
+    def test_where_it_has_no_room_any_more_it_is_an_alarm(self, fleet: Fleet, host: Agent, wanted: VM) -> None:
+        fleet.host("other")
+        Host.objects.filter(pk=host.pk).update(memory_bytes=1)
+        fleet.comes_up(host, facts=HostFacts(cpus=1, memory_bytes=1))
+        fleet.pings(host, vms=[], facts_number=1)
+        assert (shown(wanted), alarms()) == (("stopped", "off", None), ["vm.not_restarted"])
+        fleet.sweeps()
+        assert alarms() == ["vm.not_restarted"]
+
+    def test_a_restart_that_was_noted_and_not_begun_is_found(self, fleet: Fleet, host: Agent, wanted: VM) -> None:
+        fleet.pings(host, vms=[])
+        VM.objects.update(restart_due=True)
+        fleet.sweeps()
+        assert shown(wanted) == ("starting", "off", "host1")
+
+    def test_nobody_restarts_what_was_destroyed_meanwhile(self, fleet: Fleet, host: Agent, wanted: VM) -> None:
+        fleet.pings(host, vms=[])
+        VM.objects.update(restart_due=True)
+        in_transaction(vm_destroy, wanted, expunge=False)
+        fleet.sweeps()
+        assert shown(wanted)[0] == "destroyed"

@@ -56,6 +56,7 @@ def _answer(command: Command) -> dict[str, Any]:
         "volume.attach": {"live": True},
         "volume.detach": {"live": True},
         "volume.resize": {"virtual_size_bytes": said.get("virtual_size_bytes"), "live": False},
+        "seed.create": {"path": path},
         "vm.start": {"power_state": "running", "accelerator": "tcg"},
         "vm.stop": {"power_state": "off", "was_running": True},
         "vm.reboot": {"forced": said.get("mode") == "force"},

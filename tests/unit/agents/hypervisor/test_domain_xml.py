@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from agents.hypervisor import domain_xml
 from agents.hypervisor.connection import Hypervisor
-from agents.hypervisor.domain_xml import ChainFile, DiskSpec, DomainSpec
+from agents.hypervisor.domain_xml import ChainFile, DiskSpec, DomainSpec, NicSpec
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 VM_ID = "6b1c5c5e-0000-4000-8000-000000000001"
@@ -39,7 +39,13 @@ FULL = DomainSpec(
     ),
     console_path="/var/log/cloudctl/console/web.log",
 )
-DOCUMENTS = {"plain_tcg": (PLAIN, "web"), "chain_kvm": (FULL, "alice's <db> & \u00fcbung\nsecond line\x00")}
+NICS = (NicSpec("02:00:00:00:00:01", "bridge", "br0"), NicSpec("02:00:00:00:00:02", "libvirt", "default"))
+SEEDED = replace(PLAIN, seed_path="/pools/a/seed.iso", nics=NICS)
+DOCUMENTS = {
+    "seeded_tcg": (SEEDED, "web"),
+    "plain_tcg": (PLAIN, "web"),
+    "chain_kvm": (FULL, "alice's <db> & \u00fcbung\nsecond line\x00"),
+}
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
@@ -85,6 +91,15 @@ def test_reading_it_gives_what_was_asked(name: str) -> None:
     assert domain_xml.read(in_kib) == spec
 
 
+def test_a_libvirt_network_that_is_shown_as_its_bridge_is_read_as_the_network() -> None:
+    asked = domain_xml.build(SEEDED, "")
+    shown = asked.replace('type="network"', 'type="bridge"').replace(
+        'network="default"', 'network="default" portid="1" bridge="virbr0"'
+    )
+    assert shown != asked
+    assert domain_xml.read(shown).nics == NICS
+
+
 @given(st.text())
 def test_a_users_name_may_hold_anything(name: str) -> None:
     document = ET.fromstring(domain_xml.build(PLAIN, name))
@@ -102,6 +117,8 @@ CHANGES = {
     "memory_mib": 193,
     "disks": (),
     "console_path": "/tmp/other.log",
+    "seed_path": "/pools/a/seed.iso",
+    "nics": NICS,
 }
 
 

@@ -16,13 +16,17 @@ from agents.hypervisor import connection, domain_xml
 from agents.hypervisor import errors as e
 from agents.hypervisor.connection import Change, DomainEvent, Hypervisor
 from agents.hypervisor.guest import Guest
-from agents.hypervisor.libvirt_calls import LibvirtConnection, LibvirtDomain
+from agents.hypervisor.libvirt_calls import LibvirtConnection, LibvirtDomain, LibvirtNetwork
 from tests.lab.waiting import poll
 from tests.unit.agents.hypervisor.embedded import small_spec
 
 CALLS = [
     (ours, theirs, name)
-    for ours, theirs in ((LibvirtDomain, libvirt.virDomain), (LibvirtConnection, libvirt.virConnect))
+    for ours, theirs in (
+        (LibvirtDomain, libvirt.virDomain),
+        (LibvirtNetwork, libvirt.virNetwork),
+        (LibvirtConnection, libvirt.virConnect),
+    )
     for name in vars(ours)
     if not name.startswith("_")
 ]
@@ -48,6 +52,7 @@ MEANINGS = [
     (55, QEMU, e.WrongState),
     (68, QEMU, e.DomainBusy),
     (80, DOMAIN, e.NoMetadata),
+    (43, libvirt.VIR_FROM_NETWORK, e.NetworkNotFound),
     (86, QEMU, e.GuestAgentSilent),
 ]
 

@@ -1,17 +1,20 @@
 """A VM as libvirt really has it, and what a host tells of its VMs."""
 
+import json
 import subprocess
 import uuid
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from agents.hypervisor import domain_xml
 from agents.hypervisor.connection import Hypervisor
 from agents.hypervisor.domain_xml import ChainFile, DiskSpec
 from agents.hypervisor.errors import GuestAgentSilent, HypervisorRefused, WrongState
 from agents.hypervisor.facts import host_facts, vm_facts
-from agents.hypervisor.guest import Guest, Power
+from agents.hypervisor.guest import ADDRESSES_MAX, Guest, Power, addresses_in
 from tests.unit.agents.hypervisor.embedded import small_spec
 
 
@@ -112,3 +115,37 @@ def test_a_host_without_libvirt_tells_the_rest() -> None:
     facts = host_facts(Hypervisor("qemu+unix:///system?socket=/nowhere"))
     assert facts.cpus > 0
     assert facts.qemu_version == ""
+
+
+def told(*addresses: object) -> str:
+    """What a guest's agent answers; the loopback card has none of them."""
+    cards = [{"name": "lo", "ip-addresses": [{"ip-address": "127.0.0.1"}]}]
+    cards += [{"name": "eth0", "ip-addresses": [{"ip-address": one, "prefix": 24} for one in addresses]}, {"name": "x"}]
+    return json.dumps({"return": cards})
+
+
+@pytest.mark.parametrize(
+    ("answer", "addresses"),
+    [
+        (told("192.0.2.7", "2001:db8::7", "fe80::1", "169.254.0.1", "192.0.2.7"), ("192.0.2.7", "2001:db8::7")),
+        (told("<b>", "192.0.2.7 ", None, 7, ["192.0.2.7"], "0.0.0.0", "::"), ()),
+        (told(*(f"192.0.2.{number}" for number in range(99))), tuple(f"192.0.2.{n}" for n in range(ADDRESSES_MAX))),
+        ("", ()),
+        ("[" * 100_000, ()),
+        ('{"return": [1]}', ()),
+        ('{"return": [{"ip-addresses": [1]}]}', ()),
+        ('{"return": [{"ip-addresses": 7}]}', ()),
+        ('{"error": {"class": "CommandNotFound"}}', ()),
+    ],
+)
+def test_only_what_is_an_address_is_taken_from_a_guest(answer: str, addresses: tuple[str, ...]) -> None:
+    assert addresses_in(answer) == addresses
+
+
+JSON = st.recursive(st.none() | st.integers() | st.text(), lambda one: st.lists(one) | st.dictionaries(st.text(), one))
+
+
+@settings(max_examples=30)
+@given(JSON)
+def test_a_guest_may_say_anything(answer: object) -> None:
+    assert addresses_in(json.dumps({"return": answer})) == ()

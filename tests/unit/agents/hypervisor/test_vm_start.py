@@ -16,7 +16,8 @@ from agents.common.errors import CannotTell, CommandError, Interrupted
 from agents.handlers.vm_start import VmStartHandler
 from agents.hypervisor.connection import Hypervisor
 from agents.hypervisor.guest import Guest
-from agents.protocol.kinds import Disk, ImageFile, VmEvidence, VmStart
+from agents.hypervisor.images import remove_image
+from agents.protocol.kinds import Disk, ImageFile, Nic, VmEvidence, VmStart
 from tests.lab.waiting import poll
 from tests.unit.agents.fake_context import FakeContext
 
@@ -176,6 +177,36 @@ def test_a_raw_disk_and_a_read_only_one_run(handler: VmStartHandler, pool: Path)
     )
     handler.run(FakeContext(), payload)
     assert handler.probe({}, payload) == VmEvidence(power_state="running", accelerator="tcg")
+
+
+def test_a_seed_is_in_the_drive_and_one_that_is_gone_stops_the_start(
+    handler: VmStartHandler, hypervisor: Hypervisor, disk: Disk, pool: Path
+) -> None:
+    payload = ask(disk, seed_path=str(pool / "seed.iso"))
+    assert refused(handler, payload).problem.code == "seed_missing"
+    assert Guest.find(hypervisor, payload.vm_id) is None
+    (pool / "seed.iso").write_bytes(bytes(MIB))
+    handler.run(FakeContext(), payload)
+    assert handler.probe({}, payload) == VmEvidence(power_state="running", accelerator="tcg")
+    assert remove_refused(pool / "seed.iso")
+    without = payload.model_copy(update={"seed_path": ""})
+    assert "seed_path is" in handler.probe({}, without).reason
+
+
+@pytest.mark.parametrize("source", ["no-such-bridge", "lo"])
+def test_a_bridge_that_is_not_there_stops_the_start(handler: VmStartHandler, disk: Disk, source: str) -> None:
+    payload = ask(disk, nics=(Nic(mac="02:00:00:00:00:01", kind="bridge", source=source),))
+    context = FakeContext()
+    problem = refused(handler, payload, context).problem
+    assert (problem.code, problem.elsewhere, context.points) == ("network_missing", True, [])
+    assert source in problem.cause
+
+
+def remove_refused(path: Path) -> bool:
+    """Whether it is in use, as for every image."""
+    with pytest.raises(CommandError) as caught:
+        remove_image(path, path.parent)
+    return caught.value.problem.code == "image_in_use"
 
 
 def test_a_start_that_qemu_refuses_fails_with_its_words(
