@@ -264,7 +264,7 @@ def _end(command: Command, verdict: Verdict, stored: dict[str, Any]) -> None:
         sets["error"] = {
             "code": "interrupted",
             "cause": f"{command.kind} was interrupted: {verdict.reason}.",
-            "consequence": "It was not done; what it left behind is removed.",
+            "consequence": "It was not done; what it left unfinished is removed.",
             "remedy": "Ask for it again. If it happens again, look into the host's log for the cause.",
             "elsewhere": True,
         }

@@ -95,6 +95,16 @@ def is_done(command: Command) -> bool:
     return command.state == CommandState.COMPLETED or command.outcome == Outcome.DONE
 
 
+def left_nothing(command: Command) -> bool:
+    """Whether nothing of a command that failed is left: its agent says so, or it was never sent.
+
+    One that was to be done again and was cancelled before that was sent has left what its earlier attempt did.
+    """
+    if command.state == CommandState.CANCELLED:
+        return command.attempt == 1 or command.agent_state == CommandState.CANCELLED
+    return command.state == CommandState.FAILED
+
+
 def current_step(operation: Operation) -> Step | None:
     """The step at the operation's position; None past the last."""
     steps = registry.workflow_of(operation.kind).steps

@@ -15,7 +15,7 @@ from infra_app.models import Agent, StoragePool
 from infra_app.reaching import host_for_removal
 from operations_app.models import Command, Operation
 from operations_app.rules import OperationState
-from operations_app.workflow import CommandSpec, Refused, Step, Workflow
+from operations_app.workflow import CommandSpec, Refused, Step, Workflow, is_done, left_nothing
 from templates_app.accounting import template_gone, template_ready
 from templates_app.models import Placement, Template
 from templates_app.sources import limits, secrets_of, source_of
@@ -166,11 +166,14 @@ class DownloadToPool(Step):
         operation.data["answer"] = answer.model_dump()
 
     def undo(self, operation: Operation) -> Sequence[CommandSpec]:
-        """What an agent itself gave up it has cleaned up; a copy that came to be unwanted, or in doubt, is removed."""
+        """What an agent itself gave up it has cleaned up; a copy that came to be unwanted is removed.
+
+        A final file that this download is not known to have made may be what VMs start from: it stays.
+        """
         last = operation.commands.filter(kind="template.download").order_by("-seq").first()
-        if last is None or last.state in (CommandState.FAILED, CommandState.CANCELLED):
+        if last is None or left_nothing(last):
             return ()
-        return [_removal(_placement(operation), last.agent_id)]
+        return [_removal(_placement(operation), last.agent_id, keep_final=not is_done(last))]
 
     def _ask(self, operation: Operation) -> Sequence[CommandSpec]:
         placement = _placement(operation)
@@ -285,11 +288,12 @@ def pool_of(placement: Placement) -> StoragePool:
     return placement.pool
 
 
-def _removal(placement: Placement, host_id: UUID, label: str = "") -> CommandSpec:
+def _removal(placement: Placement, host_id: UUID, label: str = "", *, keep_final: bool = False) -> CommandSpec:
     payload = TemplateRemove(
         template_id=str(placement.template_id),
         pool_path=pool_of(placement).path,
         file_name=placement.template.file_name,
+        keep_final=keep_final,
     )
     return CommandSpec("template.remove", host_id, _lane(placement), payload, label)
 

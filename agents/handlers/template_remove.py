@@ -37,4 +37,5 @@ class TemplateRemoveHandler:
 def _files(payload: TemplateRemove) -> tuple[Path, list[Path]]:
     """The pool; the template's final file, then the parts of it."""
     pool = Path(payload.pool_path)
-    return pool, [inside(pool, payload.file_name), *temporary_files(pool, payload.file_name)]
+    final = [] if payload.keep_final else [inside(pool, payload.file_name)]
+    return pool, [*final, *temporary_files(pool, payload.file_name)]

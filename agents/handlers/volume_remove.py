@@ -47,6 +47,7 @@ def _files(payload: VolumeRemove) -> list[Path]:
     """What is to be removed, as far as it is there."""
     pool = Path(payload.pool_path)
     there = {path.name for path in pool.iterdir()}
-    wanted = [name for name in payload.file_names if image_path(payload.pool_path, name).name in there]
+    final = () if payload.keep_final else payload.file_names
+    wanted = [name for name in final if image_path(payload.pool_path, name).name in there]
     unfinished = [path for name in payload.file_names for path in temporary_files(pool, name)]
     return [*(pool / name for name in wanted), *unfinished]

@@ -119,6 +119,8 @@ class TemplateRemove(Data):
     template_id: str
     pool_path: str
     file_name: str
+    keep_final: bool = False
+    """Remove only what is unfinished: who made the final file is not known."""
 
 
 class RemoveAnswer(Data):
@@ -170,6 +172,8 @@ class VolumeRemove(Data):
     volume_id: str
     pool_path: str
     file_names: tuple[str, ...]
+    keep_final: bool = False
+    """Remove only what is unfinished: who made the final files is not known."""
 
 
 class VolumeResize(Data):

@@ -22,13 +22,14 @@ from agents.protocol.kinds import (
     VolumeRemove,
     VolumeResize,
 )
+from agents.protocol.states import CommandState
 from compute_app.models import VM, Volume, VolumeFile, device_name
 from compute_app.rules import hostname_of
 from core_app import settings_rows
 from core_app.sealing import decrypt_at_rest
 from infra_app.reaching import host_for_removal
 from operations_app.models import Operation
-from operations_app.workflow import CommandSpec, Refused
+from operations_app.workflow import CommandSpec, Refused, is_done, left_nothing
 from templates_app.models import Placement
 
 GRACEFUL_SECONDS = 60
@@ -93,12 +94,26 @@ def volumes_on_disk(vm: VM) -> QuerySet[Volume]:
     return vm.volumes.exclude(state=Volume.State.REMOVED).select_related("pool", "vm").prefetch_related("files")
 
 
-def removal(volume: Volume, host_id: Any) -> CommandSpec:
+def uncreation(operation: Operation, volume: Volume, host_id: Any) -> list[CommandSpec]:
+    """What undoes the creation of a volume: nothing where it was taken back before it left anything.
+
+    A final file that the creation is not known to have made is somebody's: it stays.
+    """
+    creations = operation.commands.filter(kind="volume.create", label=str(volume.pk))
+    last = creations.order_by("-seq").first()
+    if last is None or (last.state == CommandState.CANCELLED and left_nothing(last)):
+        return []
+    return [removal(volume, host_id, keep_final=not is_done(last))]
+
+
+def removal(volume: Volume, host_id: Any, *, keep_final: bool = False) -> CommandSpec:
     """All its files; the VM's seed lies beside the root disk and goes with it."""
     names = [file.file_name for file in volume.files.all()]
     if volume.device_index == 0 and volume.vm and volume.vm.seed:
         names.append(seed_name(volume.vm))
-    payload = VolumeRemove(volume_id=str(volume.pk), pool_path=volume.pool.path, file_names=tuple(names))
+    payload = VolumeRemove(
+        volume_id=str(volume.pk), pool_path=volume.pool.path, file_names=tuple(names), keep_final=keep_final
+    )
     return CommandSpec("volume.remove", host_id, volume_lane(volume), payload, str(volume.pk))
 
 

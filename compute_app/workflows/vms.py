@@ -6,7 +6,6 @@ from typing import Any, Literal
 from django.utils import timezone
 
 from accounts_app import limits
-from agents.protocol.states import CommandState
 from compute_app import accounting
 from compute_app.models import VM, Volume
 from compute_app.workflows.payloads import (
@@ -14,11 +13,11 @@ from compute_app.workflows.payloads import (
     creation,
     domain,
     reboot,
-    removal,
     removal_anywhere,
     resume,
     seed,
     stop,
+    uncreation,
     vm_lane,
     vm_of,
     volume_lane,
@@ -29,7 +28,7 @@ from core_app import events
 from core_app.transitions import transition
 from operations_app.models import Command, Operation
 from operations_app.rules import OperationState
-from operations_app.workflow import CommandSpec, Refused, Step, Wait, Workflow
+from operations_app.workflow import CommandSpec, Refused, Step, Wait, Workflow, left_nothing
 from templates_app.models import Placement
 
 # --- steps ---------------------------------------------------------------------------------------------------------
@@ -81,12 +80,9 @@ class CreateVolumes(Step):
         return ()
 
     def undo(self, operation: Operation) -> Sequence[CommandSpec]:
-        """Where a first attempt was cancelled nothing is: it was never sent, or its agent has put it back itself."""
         host = operation.data["host"]
-        begun = operation.commands.filter(kind="volume.create").exclude(state=CommandState.CANCELLED, attempt=1)
-        begun_for = set(begun.values_list("label", flat=True))
         volumes = volumes_on_disk(vm_of(operation))
-        return [removal(volume, host) for volume in volumes if str(volume.pk) in begun_for]
+        return [command for volume in volumes for command in uncreation(operation, volume, host)]
 
 
 class WriteSeed(Step):
@@ -119,7 +115,7 @@ class StartDomain(Step):
     def undo(self, operation: Operation) -> Sequence[CommandSpec]:
         """Where an agent itself gave up nothing of ours runs; what was there before, it has left alone."""
         start = operation.commands.filter(kind="vm.start").first()
-        if start is None or start.state in (CommandState.FAILED, CommandState.CANCELLED):
+        if start is None or left_nothing(start):
             return ()
         return [stop(vm_of(operation), operation.data["host"], "force")]
 

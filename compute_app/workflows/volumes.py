@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from accounts_app import limits
-from agents.protocol.states import CommandState
 from compute_app import accounting
 from compute_app.models import Volume, VolumeFile, device_name
 from compute_app.workflows.payloads import (
@@ -12,14 +11,14 @@ from compute_app.workflows.payloads import (
     creation,
     detachment,
     growth,
-    removal,
     removal_anywhere,
+    uncreation,
     volume_lane,
 )
 from core_app import events
 from operations_app.models import Command, Operation
 from operations_app.rules import OperationState
-from operations_app.workflow import CommandSpec, Step, Workflow
+from operations_app.workflow import CommandSpec, Step, Workflow, left_nothing
 
 
 def volume_of(operation: Operation) -> Volume:
@@ -43,10 +42,11 @@ class CreateFile(Step):
 
     def send(self, operation: Operation) -> Sequence[CommandSpec]:
         volume = volume_of(operation)
-        return [CommandSpec("volume.create", operation.data["host"], volume_lane(volume), creation(volume))]
+        host = operation.data["host"]
+        return [CommandSpec("volume.create", host, volume_lane(volume), creation(volume), str(volume.pk))]
 
     def undo(self, operation: Operation) -> Sequence[CommandSpec]:
-        return [removal(volume_of(operation), operation.data["host"])]
+        return uncreation(operation, volume_of(operation), operation.data["host"])
 
 
 class AttachDisk(Step):
@@ -63,7 +63,7 @@ class AttachDisk(Step):
     def undo(self, operation: Operation) -> Sequence[CommandSpec]:
         """Where an agent itself gave up nothing is attached; in any other case that is made sure."""
         attach = operation.commands.filter(kind="volume.attach").first()
-        if attach is None or attach.state in (CommandState.FAILED, CommandState.CANCELLED):
+        if attach is None or left_nothing(attach):
             return ()
         return [detachment(volume_of(operation), operation.data["vm"], operation.data["host"])]
 

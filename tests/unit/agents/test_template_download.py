@@ -420,6 +420,15 @@ def test_a_removal_takes_the_file_and_its_parts_only(pool: Path) -> None:
     assert TemplateRemoveHandler().probe(context.notes, removal(pool)).left == ()
 
 
+def test_where_its_maker_is_not_known_only_the_parts_go(pool: Path) -> None:
+    for name in ("t.qcow2", ".t.qcow2.one.1.part"):
+        (pool / name).write_bytes(b"x")
+    kept = removal(pool).model_copy(update={"keep_final": True})
+    assert TemplateRemoveHandler().run(FakeContext(), kept).removed == (".t.qcow2.one.1.part",)
+    assert TemplateRemoveHandler().probe({}, kept).left == ()
+    assert names(pool) == ["t.qcow2"]
+
+
 def test_a_template_in_use_stays_whole(pool: Path, image: bytes) -> None:
     (pool / "t.qcow2").write_bytes(image)
     (pool / ".t.qcow2.one.1.part").write_bytes(b"x")

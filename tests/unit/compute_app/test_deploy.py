@@ -161,6 +161,9 @@ class TestFailures:
         fleet.fails(bad, "pool_full", elsewhere=False)
         removals = fleet.open(operation)
         assert [command.kind for command in removals] == ["volume.remove"] * 2
+        kept = {command.label: command.payload["keep_final"] for command in removals}
+        # A file that the agent says it did not make is somebody's.
+        assert kept == {good.label: False, bad.label: True}
         assert {command.label for command in removals} == {good.label, bad.label}
         assert volume_states(vm) == ["creating"] * 2
         fleet.says(removals[0], "COMPLETED")

@@ -111,12 +111,12 @@ class TestCreate:
         command = fleet.the_open(operation)
         if way == "fails":
             fleet.fails(command, "pool_full")
+            undo = fleet.the_open(operation)
+            assert (undo.kind, undo.payload["keep_final"], state_of(volume)) == ("volume.remove", True, "creating")
+            fleet.says(undo, "COMPLETED")
         else:
             fleet.cancels(operation)
             fleet.says(command, "CANCELLED")
-        undo = fleet.the_open(operation)
-        assert (undo.kind, state_of(volume)) == ("volume.remove", "creating")
-        fleet.says(undo, "COMPLETED")
         assert (state_of(volume), nothing_held()) == ("removed", True)
         assert state_of(operation) == ("failed" if way == "fails" else "cancelled")
         assert used(fleet.account) == {}

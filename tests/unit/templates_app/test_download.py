@@ -222,6 +222,8 @@ class TestInDoubt:
         assert doubtful.outcome == "undone"
         removal = fleet.the_open(doubtful.operation)
         assert removal.kind == "template.remove"
+        # VMs may start from it: nobody but a person removes it.
+        assert removal.payload["keep_final"]
         fleet.says(removal, "COMPLETED")
         assert (placement_on(pool).state, state_of(doubtful.operation)) == ("failed", "failed")
 
@@ -246,6 +248,20 @@ class TestCancelled:
         command.refresh_from_db()
         assert command.cancel_requested_at
         return command
+
+    def test_one_that_waits_to_be_done_again_leaves_a_part_to_remove(
+        self, fleet: Fleet, template: Template, pool: StoragePool
+    ) -> None:
+        operation = prepare(template, pool)
+        command = fleet.the_open(operation)
+        fleet.says(command, "STARTED")
+        fleet.says(command, "INTERRUPTED")
+        fleet.goes_away(command.agent)
+        fleet.answers(command, verified_offset=7, temporary_files=["part"])
+        assert (command.state, command.attempt) == ("CREATED", 2)
+        fleet.cancels(operation)
+        removal = fleet.the_open(operation)
+        assert (removal.kind, removal.payload["keep_final"]) == ("template.remove", True)
 
     def test_on_the_agents_word_nothing_is_left(self, fleet: Fleet, pool: StoragePool, begun: Command) -> None:
         fleet.says(begun, "CANCELLED")

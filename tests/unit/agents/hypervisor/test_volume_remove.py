@@ -37,6 +37,16 @@ def test_it_removes_the_volume_and_its_unfinished_creation(handler: VolumeRemove
     assert handler.probe({}, payload).left == ()
 
 
+def test_where_its_maker_is_not_known_only_what_is_unfinished_goes(handler: VolumeRemoveHandler, pool: Path) -> None:
+    part = temporary_name("a.qcow2", "c1", 1)
+    for name in ("a.qcow2", part):
+        (pool / name).touch()
+    payload = ask(pool, "a.qcow2").model_copy(update={"keep_final": True})
+    assert handler.probe({}, payload).left == (part,)
+    assert handler.run(FakeContext(), payload).removed == (part,)
+    assert [path.name for path in pool.iterdir()] == ["a.qcow2"]
+
+
 def test_a_second_run_finds_nothing_to_do(handler: VolumeRemoveHandler, pool: Path) -> None:
     assert handler.run(FakeContext(), ask(pool, "a.qcow2")).removed == ()
 
