@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import requests
+from requests.adapters import HTTPAdapter
+from urllib3.util import Retry
 
 from tests.lab.waiting import poll
 
@@ -32,6 +34,10 @@ class Client:
         self.url = url.rstrip("/")
         self.session = requests.Session()
         self.session.headers["Authorization"] = f"Token {token}"
+        # An idle connection may be closed by the server in the moment in which it is used again.
+        self.session.mount(
+            "http://", HTTPAdapter(max_retries=Retry(connect=0, read=1, status=0, allowed_methods={"GET"}))
+        )
 
     def get(self, path: str, **query: Any) -> Any:
         """The resource; ApiError if there is none."""
