@@ -25,7 +25,7 @@ from operations_app import sweep
 from operations_app.actions import cancel
 from operations_app.models import Command, Operation, Reservation, Waiter
 from operations_app.rules import OPERATION_FINAL, OPERATION_OPEN
-from tests.unit.operations_app.toys import FINAL, HostVoice, begin
+from tests.unit.operations_app.toys import ANY_ANSWER, FINAL, HostVoice, begin
 
 PAST = "2020-01-01T00:00:00Z"
 A = AgentState
@@ -101,7 +101,7 @@ class PlayedAgent:
         state = onward.get(entry.state, entry.state)
         changes: dict[str, Any] = {"state": state}
         if entry.state is A.PROCESSING:
-            changes["answer"] = FINAL["final"]
+            changes["answer"] = ANY_ANSWER
             self.effects[entry.command_id] += 1
         self.journal[entry.command_id] = entry.model_copy(update=changes)
         return self.journal[entry.command_id]

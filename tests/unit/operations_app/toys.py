@@ -33,7 +33,7 @@ from tests.unit import people
 
 _SOURCE = Source(url="http://mirror/image", format="qcow2")
 _ANSWER = {"path": "/pool/file", "size_bytes": 10, "virtual_size_bytes": 10, "sha256": "0" * 64}
-_ANY_ANSWER = _ANSWER | {"resumable": True, "allocated_bytes": 0, "accelerator": "tcg", "was_running": True}
+ANY_ANSWER = _ANSWER | {"resumable": True, "allocated_bytes": 0, "accelerator": "tcg", "was_running": True}
 """Holds what the answers of all kinds need."""
 
 
@@ -225,7 +225,7 @@ class HostVoice:
             "epoch": self.epoch,
         }
         if state == "COMPLETED":
-            parts["answer"] = _ANY_ANSWER
+            parts["answer"] = ANY_ANSWER
         if state == "FAILED":
             parts["problem"] = problem("broken")
         return JournalEntry(**(parts | changes))
