@@ -170,7 +170,6 @@ class Stop(Job):
 
 class Reboot(Job):
     name, kind, midway = "reboot", "vm.reboot", "vm_reboot.after_request"
-    evidence_seconds = 1.0
 
     def prepare(self) -> None:
         if self.scene.now(self.scene.resident)["state"] == "stopped":
@@ -198,6 +197,8 @@ class Resume(Job):
         self.cloud.booted(self.scene.resident)
         self.scene.pause(self.scene.resident)
         self.cloud.client.wait_vm(self.scene.resident["id"], 10, power_state="paused")
+        # The pause is an alarm, and is not this job's.
+        self.scene.begin()
 
     def ask(self) -> Row:
         return self.cloud.resume(self.scene.resident)
@@ -208,7 +209,7 @@ class Resume(Job):
 
     def check_undone(self, operation: Row) -> None:
         super().check_undone(operation)
-        self.cloud.settled(self.cloud.resume(self.scene.resident))
+        assert self.scene.now(self.scene.resident)["power_state"] == "paused"
 
 
 class Console(Job):
@@ -252,9 +253,6 @@ class DiskJob(Job):
         super().check_undone(operation)
         volume = self.cloud.volume_now(self.volume)
         assert (volume["vm"], volume["size_bytes"]) == (self.volume["vm"], self.volume["size_bytes"])
-        if volume["vm"] is not None:
-            self.cloud.settled(self.cloud.detach(volume))
-        self.cloud.settled(self.cloud.delete_volume(volume))
 
 
 class Attach(DiskJob):
@@ -283,7 +281,7 @@ class Detach(DiskJob):
 
 
 class Resize(DiskJob):
-    name, kind, midway = "resize", "volume.resize", "volume_resize.during_resize"
+    name, kind, midway = "resize", "volume.resize", "volume_resize.before_resize"
 
     def ask(self) -> Row:
         return self.cloud.resize(self.volume, 2 * self.volume["size_bytes"])
