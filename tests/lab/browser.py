@@ -5,7 +5,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, Self
 
-from selenium.common.exceptions import StaleElementReferenceException
+from selenium.common.exceptions import StaleElementReferenceException, WebDriverException
 from selenium.webdriver import Chrome, ChromeOptions, ChromeService
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.select import Select
@@ -79,8 +79,17 @@ class Browser:
 
     @property
     def text(self) -> str:
-        """What a person sees, in whole words."""
-        return str(self._driver.find_element(By.TAG_NAME, "main").text)
+        """What a person sees, in whole words. A page that goes while it is read is read again."""
+        return poll(self._read, 10, "a page that stays while it is read")
+
+    def _read(self) -> str | None:
+        try:
+            return str(self._driver.find_element(By.TAG_NAME, "main").text)
+        except WebDriverException as error:
+            # chromedriver has two ways to say it.
+            if isinstance(error, StaleElementReferenceException) or "does not belong to the document" in str(error):
+                return None
+            raise
 
     def fill(self, **fields: str) -> None:
         """Fill fields of the page's form by their names."""
@@ -107,15 +116,8 @@ class Browser:
 
     def wait_text(self, wanted: str, seconds: float) -> None:
         """Returns when the page shows this, without being loaded again."""
-
-        def shown() -> bool:
-            try:
-                return wanted in self.text
-            except StaleElementReferenceException:
-                return False
-
         try:
-            poll(shown, seconds, f"the page shows {wanted!r}")
+            poll(lambda: wanted in self.text, seconds, f"the page shows {wanted!r}")
         except TimeoutError as late:
             raise TimeoutError(f"{late}; it shows {self.text}") from None
 

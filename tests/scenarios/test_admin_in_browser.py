@@ -85,4 +85,4 @@ def test_everything_is_there_without_scripts(cloud: Cloud) -> None:
         browser.open("/admin/infra_app/zone/do/create/")
         browser.fill(name=name)
         browser.press("New zone")
-        assert name in browser.text
+        browser.wait_text(name, 10)

@@ -25,7 +25,7 @@ def run(*command: object) -> None:
 @pytest.fixture(scope="session")
 def small_pool(lab: Lab) -> Iterator[Row]:
     """A pool on a small file system of its own, which a test can fill."""
-    image, folder = lab.dir / "small.ext4", lab.dir / "small"
+    image, folder = lab.dir / "own-disk.ext4", lab.dir / "own-disk"
     folder.mkdir()
     with image.open("wb") as file:
         file.truncate(POOL_BYTES)
@@ -37,7 +37,7 @@ def small_pool(lab: Lab) -> Iterator[Row]:
     namespaces = [lab.supervisor.pids()[f"namespace-{host.name}"] for host in lab.hosts]
     for pid in namespaces:
         run("nsenter", f"--mount=/proc/{pid}/ns/mnt", "mount", device, folder)
-    body = {"name": "small", "zone": lab.made["zone"], "type": "shared", "path": str(folder / "pool")}
+    body = {"name": "own-disk", "zone": lab.made["zone"], "type": "shared", "path": str(folder / "pool")}
     pool: Row = lab.client.post("storage-pools/", body)
     lab.pools.append(pool)
     lab.client.wait(f"storage-pools/{pool['id']}/", lambda row: row["capacity_bytes"], 30)
