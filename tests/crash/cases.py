@@ -9,6 +9,9 @@ COMMON = ("accept", "execute", "report", "acknowledge")
 PARTS = ("control", "web", "beat", "libvirtd", "redis")
 """What is killed while the agent is held; a PostgreSQL too where there is one."""
 
+MAIN = ("download", "volume create", "start", "stop", "destroy")
+"""Kinds of the main job: in the short suite each part is killed during each of them, during the others one by turns."""
+
 _JOB_OF_PART = {JOBS[name].midway.partition(".")[0]: name for name in JOBS}
 
 Case = tuple[str, str]
@@ -38,11 +41,12 @@ def kills(depth: str) -> list[Case]:
 def holds(depth: str, database: str) -> list[tuple[str, str, str]]:
     """Job, point at which its agent is held, and the part that is killed meanwhile."""
     parts = [*PARTS, "postgres"] if database == "postgres" else list(PARTS)
-    if depth == "one":
-        turns = [(name, parts[-1 - number % len(parts)]) for number, name in enumerate(KINDS)]
-        return [(name, JOBS[name].midway, part) for name, part in turns]
-    places = _each_once() if depth == "full" else [(name, JOBS[name].midway) for name in KINDS]
-    return [(name, point, part) for name, point in places for part in parts]
+    if depth == "full":
+        return [(name, point, part) for name, point in _each_once() for part in parts]
+    turns = {name: [parts[-1 - number % len(parts)]] for number, name in enumerate(KINDS)}
+    if depth == "short":
+        turns |= dict.fromkeys(MAIN, parts)
+    return [(name, JOBS[name].midway, part) for name, of_turn in turns.items() for part in of_turn]
 
 
 def _each_once() -> list[Case]:

@@ -19,7 +19,7 @@ def test_each_message_three_times_has_one_effect(scene: Scene, outcomes: Outcome
     with Echo(scene.lab.broker) as echo:
         since = Stopwatch()
         operation = job.ask()
-        ended = job.settled(operation)
+        ended = scene.cloud.settled(operation, state=job.outcome)
         seconds = since.seconds
         (command,) = [row for row in scene.cloud.commands(ended) if row["kind"] == job.kind]
         poll(lambda: arrivals(scene, command["id"]) >= 3, 10, "the message arrives three times")
