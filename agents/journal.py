@@ -6,6 +6,7 @@ in memory, so that a ping reads no file; progress is in memory only.
 """
 
 import logging
+import os
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -112,7 +113,7 @@ class Journal:
         self._read_ledger()
         for path in sorted(self._folder.glob("*.json")):
             self._read_record(path)
-        self._corrupt.update(path.name for path in self._folder.glob("*.corrupt"))
+        self._corrupt.update(_printable(path.name) for path in self._folder.glob("*.corrupt"))
         for command_id in list(self._slots):
             self._interrupt_active(command_id)
 
@@ -154,8 +155,8 @@ class Journal:
         aside = self._folder / (path.name + ".corrupt")
         path.rename(aside)
         fsync_folder(self._folder)
-        self._corrupt.add(aside.name)
-        log.error("journal.corrupt", extra={"file": aside.name})
+        self._corrupt.add(_printable(aside.name))
+        log.error("journal.corrupt", extra={"file": _printable(aside.name)})
 
     # --- reading -----------------------------------------------------------------------------------------------
 
@@ -171,7 +172,7 @@ class Journal:
 
     @property
     def corrupt(self) -> tuple[str, ...]:
-        """File names of what was set aside and is still there."""
+        """File names of what was set aside and is still there, printable."""
         return tuple(sorted(self._corrupt))
 
     def lost(self, command_id: str) -> bool:
@@ -315,6 +316,11 @@ class Journal:
 
     def _path(self, command_id: str) -> Path:
         return self._folder / f"{command_id}.json"
+
+
+def _printable(name: str) -> str:
+    """A file's name as text that can be sent: bytes that are no UTF-8 as ``\\xff``."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def _entry(slot: _Slot) -> JournalEntry:

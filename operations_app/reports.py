@@ -66,7 +66,7 @@ def ping(message: Ping) -> None:
     if not infra.record_ping(message):
         return
     agent = Agent.objects.select_related("zone").get(pk=message.agent_id)
-    _notice_corrupt(agent, message.corrupt_journals)
+    _consume(_notice_corrupt, agent, message)
     _take_entries(agent, message.entries, message.facts_begun)
     _resend_cancels(agent)
     _find_lost(agent, _listed(message.entries))
@@ -359,7 +359,7 @@ def _notice_ahead(agent: Agent, entries: Iterable[JournalEntry]) -> None:
         infra.mark_ahead(agent, f"has a journal of command {unknown[0]}, which this database never issued")
 
 
-def _notice_corrupt(agent: Agent, names: Iterable[str]) -> None:
-    for name in names:
+def _notice_corrupt(agent: Agent, message: Ping) -> None:
+    for name in message.corrupt_journals:
         text = f"the journal {name} was unreadable and is set aside; its command is settled by evidence"
         events.alarm_once("agent.journal_corrupt", agent, text)

@@ -1,6 +1,7 @@
 """The journal, on real files: each test reads back what another start would find."""
 
 import json
+import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,12 @@ def test_a_corrupt_file_is_set_aside_and_named(folder: Path, content: bytes) -> 
     assert journal.lost("c1")
     assert (folder / "journal" / "c1.json.corrupt").read_bytes() == content
     assert start(folder).corrupt == ("c1.json.corrupt",)
+
+
+def test_a_file_whose_name_is_no_text_is_named_printably(folder: Path) -> None:
+    Path(os.fsdecode(bytes(folder / "journal") + b"/\xff\xfe.json")).touch()
+    for _ in range(2):
+        assert start(folder).corrupt == (r"\xff\xfe.json.corrupt",)
 
 
 def test_a_file_of_another_version_or_under_another_name_is_set_aside(folder: Path) -> None:

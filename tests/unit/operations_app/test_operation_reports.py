@@ -413,6 +413,12 @@ def test_a_corrupt_journal_is_an_alarm_once(host: HostVoice) -> None:
     assert _alarms("agent.journal_corrupt") == 1
 
 
+def test_a_name_that_cannot_be_written_down_stops_nothing_of_a_ping(host: HostVoice, zone: Zone) -> None:
+    command = the_command(begin("toy.shared", zone, host))
+    host.pings(host.entry(command, "COMPLETED"), corrupt_journals=("\udcff.json.corrupt",))
+    assert _acknowledged(host).command_ids == (str(command.pk),)
+
+
 def test_one_consumer_of_pings_that_breaks_stops_nobody(
     host: HostVoice, zone: Zone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
