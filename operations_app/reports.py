@@ -359,7 +359,7 @@ def _notice_ahead(agent: Agent, entries: Iterable[JournalEntry]) -> None:
         infra.mark_ahead(agent, f"has a journal of command {unknown[0]}, which this database never issued")
 
 
-def _notice_corrupt(agent: Agent, message: Ping) -> None:
-    for name in message.corrupt_journals:
+def _notice_corrupt(agent: Agent, ping: Ping) -> None:
+    for name in ping.corrupt_journals:
         text = f"the journal {name} was unreadable and is set aside; its command is settled by evidence"
         events.alarm_once("agent.journal_corrupt", agent, text)
