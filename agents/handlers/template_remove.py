@@ -16,7 +16,9 @@ class TemplateRemoveHandler:
     """Removes the final name first: while that is in use, nothing is touched."""
 
     def run(self, context: Context, payload: TemplateRemove) -> RemoveAnswer:
-        pool, files = _files(payload)
+        pool = Path(payload.pool_path)
+        with pool_errors(pool):
+            files = _files(payload)
         context.commit("template_remove.before_removal")
         with pool_errors(pool):
             removed = tuple(file.name for file in files if remove_image(file, pool))
@@ -28,14 +30,13 @@ class TemplateRemoveHandler:
 
     def probe(self, notes: Mapping[str, Any], payload: TemplateRemove) -> RemoveEvidence:
         try:
-            _, files = _files(payload)
-            return RemoveEvidence(left=tuple(file.name for file in files if file.exists()))
+            return RemoveEvidence(left=tuple(file.name for file in _files(payload) if file.exists()))
         except OSError as error:
             raise CannotTell(f"The pool at {payload.pool_path} cannot be read: {error}.") from error
 
 
-def _files(payload: TemplateRemove) -> tuple[Path, list[Path]]:
-    """The pool; the template's final file, then the parts of it."""
+def _files(payload: TemplateRemove) -> list[Path]:
+    """The template's final file, then the parts of it. Raises OSError."""
     pool = Path(payload.pool_path)
     final = [] if payload.keep_final else [inside(pool, payload.file_name)]
-    return pool, [*final, *temporary_files(pool, payload.file_name)]
+    return [*final, *temporary_files(pool, payload.file_name)]

@@ -429,6 +429,13 @@ def test_where_its_maker_is_not_known_only_the_parts_go(pool: Path) -> None:
     assert names(pool) == ["t.qcow2"]
 
 
+def test_a_removal_from_a_pool_that_is_not_there_names_the_pool(tmp_path: Path) -> None:
+    context = FakeContext()
+    with pytest.raises(CommandError, match=str(tmp_path / "gone")) as caught:
+        TemplateRemoveHandler().run(context, removal(tmp_path / "gone"))
+    assert (caught.value.problem.code, context.points) == ("pool_unavailable", [])
+
+
 def test_a_template_in_use_stays_whole(pool: Path, image: bytes) -> None:
     (pool / "t.qcow2").write_bytes(image)
     (pool / ".t.qcow2.one.1.part").write_bytes(b"x")
