@@ -11,6 +11,9 @@ from tests.crash.scene import SETTLE_SECONDS, Scene
 from tests.lab.waiting import poll
 from tests.scenarios.cloud import Row
 
+START_SECONDS = 4.0
+"""The start of a guest under plain emulation, beside other tests."""
+
 
 class Job(ABC):
     """One request. Between set_up() and the end of what ask() began, the agent does nothing else."""
@@ -22,6 +25,8 @@ class Job(ABC):
     """A crash point half-way through that command."""
     outcome: ClassVar[str] = "succeeded"
 
+    work_seconds: ClassVar[float] = 0.0
+    """What comes after that command in the same operation, such as the start of a guest: work, not settling."""
     waiting: ClassVar[int] = 0
     """Commands that the agent has when everything is prepared."""
 
@@ -49,7 +54,7 @@ class Job(ABC):
 
     def settled(self, operation: Row) -> Row:
         """The operation, which settles by itself, all parts being back: at the next sweep and two seconds."""
-        return self.cloud.settled(operation, SETTLE_SECONDS, self.outcome)
+        return self.cloud.settled(operation, SETTLE_SECONDS + self.work_seconds, self.outcome)
 
     def check_undone(self, operation: Row) -> None:
         """It was given up, and may be asked for again."""
@@ -84,6 +89,7 @@ class Download(Job):
 
 class VolumeCreate(Job):
     name, kind, midway = "volume create", "volume.create", "volume_create.during_create"
+    work_seconds = START_SECONDS
 
     def prepare(self) -> None:
         self.template = self.scene.template
@@ -105,6 +111,7 @@ class VolumeCreate(Job):
 
 class SeedCreate(Job):
     name, kind, midway = "seed", "seed.create", "seed_create.before_rename"
+    work_seconds = START_SECONDS
     user_data = "#!/bin/sh\nexit 7\n"
 
     def prepare(self) -> None:
