@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from itertools import cycle
+from operator import itemgetter
 from typing import Any
 
 import pytest
@@ -204,8 +205,9 @@ def test_a_command_that_kills_its_agent_each_time_stops_and_the_lane_goes_on(
     given_up = scene.cloud.settled(operation, left, GIVEN_UP.get(job_name, "failed"))
     seconds = since.seconds
     assert scene.points.passed(job.midway) == 1 + REDOS
-    (command,) = [command for command in scene.cloud.commands(given_up) if command["kind"] == job.kind]
-    assert command["attempt"] == 1 + REDOS
+    of_kind = [command for command in scene.cloud.commands(given_up) if command["kind"] == job.kind]
+    # What cannot be put back is tried anew at the next sweep, by another command.
+    assert min(of_kind, key=itemgetter("seq"))["attempt"] == 1 + REDOS
     scene.points.disarm()
     alarms = []
     if job_name in GIVEN_UP:

@@ -85,7 +85,8 @@ def test_nothing_is_decided_while_an_orphaned_qemu_img_may_still_write(
         operation = scene.cloud.deploy(scene.template, host=scene.host.id, pool=own_pool["id"], start=False)
         scene.points.wait_killed(POINT)
         since = Stopwatch()
-        (orphan,) = qemu_imgs(own_pool["path"])
+        # Its parent may be killed between its fork and its exec.
+        (orphan,) = poll(lambda: qemu_imgs(own_pool["path"]), 5, "the orphan is qemu-img")
         scene.wait_back()
 
         def asked() -> Row | None:
