@@ -10,7 +10,7 @@ from agents.common.errors import CannotTell, CommandError
 from agents.common.files import fsync_folder, rename_no_replace
 from agents.common.pools import pool_errors
 from agents.handlers.base import Context
-from agents.hypervisor.images import image_path, remove_image, temporary_files, temporary_name
+from agents.hypervisor.images import image_path, remove_temporary, temporary_name
 from agents.hypervisor.seed import iso, meta_data
 from agents.protocol.kinds import SeedCreate, SeedCreateAnswer, SeedCreateEvidence
 
@@ -22,7 +22,7 @@ class SeedCreateHandler:
         """Make the seed, or find it made."""
         pool, final = Path(payload.pool_path), image_path(payload.pool_path, payload.file_name)
         with pool_errors(pool):
-            _remove_temporary(payload)
+            remove_temporary(pool, payload.file_name)
             if os.path.lexists(final):
                 return _made_before(final)
         context.step("seed_create.before_create")
@@ -40,8 +40,9 @@ class SeedCreateHandler:
 
     def cancel(self, context: Context, payload: SeedCreate) -> None:
         """Remove what attempts left beside the place of the seed."""
-        with pool_errors(Path(payload.pool_path)):
-            _remove_temporary(payload)
+        pool = Path(payload.pool_path)
+        with pool_errors(pool):
+            remove_temporary(pool, payload.file_name)
 
     def probe(self, notes: Mapping[str, Any], payload: SeedCreate) -> SeedCreateEvidence:
         """Is the seed there?"""
@@ -75,12 +76,6 @@ def _made_before(final: Path) -> SeedCreateAnswer:
         raise _refused(final, "it is not a regular file")
     fsync_folder(final.parent)
     return SeedCreateAnswer(path=str(final))
-
-
-def _remove_temporary(payload: SeedCreate) -> None:
-    pool = Path(payload.pool_path)
-    for path in temporary_files(pool, payload.file_name):
-        remove_image(path, pool)
 
 
 def _refused(final: Path, why: str) -> CommandError:

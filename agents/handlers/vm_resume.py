@@ -10,7 +10,7 @@ from agents.handlers.base import Context
 from agents.hypervisor.connection import Hypervisor
 from agents.hypervisor.errors import HypervisorRefused, WrongState, unknown_outcome_interrupts
 from agents.hypervisor.evidence import vm_evidence
-from agents.hypervisor.guest import Guest, Power
+from agents.hypervisor.guest import OFF, Guest
 from agents.protocol.kinds import VmEvidence, VmResume, VmResumeAnswer
 
 WATCH_SECONDS = 1.0
@@ -28,7 +28,7 @@ class VmResumeHandler:
         """Resume it, or find it running."""
         with unknown_outcome_interrupts():
             guest = Guest.find(self._hypervisor, payload.vm_id)
-            power = guest.power() if guest else Power("off")
+            power = guest.power() if guest else OFF
             if guest is None or power.state == "off":
                 raise CommandError("vm_off", "The VM is off.", "It was not resumed.", "Start it.")
             if power.state == "paused":

@@ -12,7 +12,7 @@ from agents.common.files import fsync_folder, rename_no_replace
 from agents.common.image_header import read_qcow2_header
 from agents.common.pools import pool_errors
 from agents.handlers.base import Context
-from agents.hypervisor.images import image_path, remove_image, temporary_files, temporary_name
+from agents.hypervisor.images import image_path, remove_temporary, temporary_files, temporary_name
 from agents.hypervisor.qemu_img import QemuImg
 from agents.protocol.kinds import ImageFile, VolumeCreate, VolumeCreateAnswer, VolumeCreateEvidence
 
@@ -27,7 +27,7 @@ class VolumeCreateHandler:
         pool, final = Path(payload.pool_path), image_path(payload.pool_path, payload.file_name)
         end_earlier_attempts(context.command_id)
         with pool_errors(pool):
-            _remove_temporary(payload)
+            remove_temporary(pool, payload.file_name)
             if os.path.lexists(final):
                 return _made_before(context, payload, final)
             if payload.backing is not None:
@@ -50,8 +50,9 @@ class VolumeCreateHandler:
 
     def cancel(self, context: Context, payload: VolumeCreate) -> None:
         """Remove what attempts left beside the place of the volume."""
-        with pool_errors(Path(payload.pool_path)):
-            _remove_temporary(payload)
+        pool = Path(payload.pool_path)
+        with pool_errors(pool):
+            remove_temporary(pool, payload.file_name)
 
     def probe(self, notes: Mapping[str, Any], payload: VolumeCreate) -> VolumeCreateEvidence:
         """Is the volume there, exactly as asked?"""
@@ -65,12 +66,6 @@ class VolumeCreateHandler:
             return VolumeCreateEvidence(final=_answer(final), temporary_files=temporary)
         except OSError as error:
             raise CannotTell(f"the storage pool at {final.parent} cannot be read: {error.strerror}") from error
-
-
-def _remove_temporary(payload: VolumeCreate) -> None:
-    pool = Path(payload.pool_path)
-    for path in temporary_files(pool, payload.file_name):
-        remove_image(path, pool)
 
 
 def _while_created(context: Context) -> None:

@@ -51,8 +51,7 @@ class VolumeDetachHandler:
         """Why libvirt would not ask the guest; empty when it did. An earlier request may still be open, so either way
         it is waited for."""
         guest = Guest.find(self._hypervisor, payload.vm_id)
-        disks = guest.description().disks if guest else ()
-        disk = next((disk for disk in disks if disk.serial == payload.volume_id), None)
+        disk = guest.description().disk_of(payload.volume_id) if guest else None
         try:
             if guest and disk:
                 guest.ask_detach(disk)

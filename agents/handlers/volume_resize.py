@@ -62,10 +62,9 @@ class VolumeResizeHandler:
             return None
         guest.wait_idle()
         try:
-            disks = guest.description().disks
+            disk = guest.description().disk_of(payload.volume_id)
         except DomainNotFound:
             return None
-        disk = next((disk for disk in disks if disk.serial == payload.volume_id), None)
         if disk is None:
             raise CommandError(
                 "volume_not_in_vm",

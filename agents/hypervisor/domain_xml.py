@@ -84,6 +84,10 @@ class DomainSpec:
     """An ISO that is in the guest's CD-ROM drive; empty: there is no drive."""
     nics: tuple[NicSpec, ...] = ()
 
+    def disk_of(self, volume_id: str) -> DiskSpec | None:
+        """The disk that is this volume; its serial is the volume's id."""
+        return next((disk for disk in self.disks if disk.serial == volume_id), None)
+
 
 def memory_mib(memory_bytes: int) -> int:
     """QEMU's machine wants whole MiB; a guest gets at least what was asked."""

@@ -7,7 +7,7 @@ from typing import Literal, TypeVar
 from agents.hypervisor.connection import Hypervisor
 from agents.hypervisor.domain_xml import DiskSpec
 from agents.hypervisor.errors import DomainNotFound, for_evidence
-from agents.hypervisor.guest import Guest
+from agents.hypervisor.guest import OFF, Guest, Power
 from agents.protocol.kinds import DiskEvidence, VmEvidence
 
 SETTLE_SECONDS = 1.0
@@ -43,30 +43,30 @@ def settled(look: Callable[[], E], happened: Callable[[E], bool]) -> E:
 
 def look_at_disk(hypervisor: Hypervisor, vm_id: str, volume_id: str, asked: DiskSpec | None = None) -> DiskEvidence:
     """Whether the running VM has the volume as a disk, once libvirt is idle; with ``asked``, whether just that one."""
-    guest = Guest.find(hypervisor, vm_id)
-    if guest is None:
-        return DiskEvidence(power_state="off")
-    guest.wait_idle()
-    power = guest.power()
-    if power.state == "off":
+    guest, power = _when_idle(hypervisor, vm_id)
+    if guest is None or power.state == "off":
         return DiskEvidence(power_state="off")
     try:
-        disks = guest.description().disks
+        found = guest.description().disk_of(volume_id)
     except DomainNotFound:
         return DiskEvidence(power_state="off")
-    found = next((disk for disk in disks if disk.serial == volume_id), None)
     wrong = asked is not None and found is not None and found != asked
     mismatch = f"it has the volume as {found!r} instead of {asked!r}" if wrong else ""
     return DiskEvidence(power_state=power.state, reason=power.reason, attached=found is not None, mismatch=mismatch)
 
 
-def _look(hypervisor: Hypervisor, vm_id: str) -> VmEvidence:
+def _when_idle(hypervisor: Hypervisor, vm_id: str) -> tuple[Guest | None, Power]:
+    """The VM's domain and its power state, once nothing that was asked earlier is at work on it."""
     guest = Guest.find(hypervisor, vm_id)
     if guest is None:
-        return VmEvidence(power_state="off")
+        return None, OFF
     guest.wait_idle()
-    power = guest.power()
-    if power.state == "off":
+    return guest, guest.power()
+
+
+def _look(hypervisor: Hypervisor, vm_id: str) -> VmEvidence:
+    guest, power = _when_idle(hypervisor, vm_id)
+    if guest is None or power.state == "off":
         return VmEvidence(power_state="off", reason=power.reason)
     try:
         return VmEvidence(power_state=power.state, reason=power.reason, accelerator=guest.description().accelerator)

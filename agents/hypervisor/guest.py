@@ -32,7 +32,7 @@ class Power(NamedTuple):
     reason: str = ""
 
 
-_OFF = Power("off")
+OFF = Power("off")
 _POWER: Mapping[int, PowerState] = {
     libvirt.VIR_DOMAIN_RUNNING: "running",
     libvirt.VIR_DOMAIN_BLOCKED: "running",
@@ -108,7 +108,7 @@ class Guest:
         with contextlib.suppress(DomainNotFound), translated():
             state, reason = self._domain.state()[:2]
             return Power(_POWER.get(state, "running"), _REASONS.get((state, reason), ""))
-        return _OFF
+        return OFF
 
     def description(self) -> DomainSpec:
         """What it runs as, from its live document. Raises ValueError when no VM of ours can be like that."""

@@ -63,6 +63,12 @@ def temporary_files(pool: Path, file_name: str, command_id: str | None = None) -
     return [pool / match[0] for match in sorted(matches, key=lambda match: int(match[1]))]
 
 
+def remove_temporary(pool: Path, file_name: str) -> None:
+    """Remove what unfinished commands left of this final name. Raises OSError, and what :func:`remove_image` raises."""
+    for path in temporary_files(pool, file_name):
+        remove_image(path, pool)
+
+
 def temporary_name(file_name: str, command_id: str, attempt: int) -> str:
     """The name under which one attempt makes a file: no two attempts ever share one."""
     return f".{file_name}.{command_id}.{attempt}.part"
