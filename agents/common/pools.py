@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from agents.common.errors import CommandError
+from agents.common.errors import CannotTell, CommandError
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _CONSEQUENCE = "The command is not done; nothing is kept of what it made."
@@ -29,6 +29,15 @@ def pool_errors(pool: Path) -> Iterator[None]:
             "Check the pool's mount and the host's kernel log.",
             elsewhere=True,
         ) from error
+
+
+@contextmanager
+def pool_evidence(pool: Path) -> Iterator[None]:
+    """For a probe: a pool that cannot be read says nothing of what is on it. Raises CannotTell."""
+    try:
+        yield
+    except OSError as error:
+        raise CannotTell(f"the storage pool at {pool} cannot be read: {error.strerror}") from error
 
 
 def pool_full(pool: Path, reason: str) -> CommandError:

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from agents.common.crash import crash_point
-from agents.common.errors import CannotTell, CommandError
+from agents.common.errors import CommandError
 from agents.common.files import fsync_folder, rename_no_replace
-from agents.common.pools import pool_errors
+from agents.common.pools import pool_errors, pool_evidence
 from agents.handlers.base import Context
 from agents.hypervisor.images import image_path, remove_temporary, temporary_name
 from agents.hypervisor.seed import iso, meta_data
@@ -47,10 +47,8 @@ class SeedCreateHandler:
     def probe(self, notes: Mapping[str, Any], payload: SeedCreate) -> SeedCreateEvidence:
         """Is the seed there?"""
         final = image_path(payload.pool_path, payload.file_name)
-        try:
+        with pool_evidence(final.parent):
             there = final.name in {path.name for path in final.parent.iterdir()}
-        except OSError as error:
-            raise CannotTell(f"the storage pool at {final.parent} cannot be read: {error.strerror}") from error
         if not there:
             return SeedCreateEvidence()
         if final.is_symlink() or not final.is_file():

@@ -7,10 +7,10 @@ from typing import Any
 
 from agents.common.children import end_earlier_attempts
 from agents.common.crash import crash_point
-from agents.common.errors import CannotTell, CommandError
+from agents.common.errors import CommandError
 from agents.common.files import fsync_folder, rename_no_replace
 from agents.common.image_header import read_qcow2_header
-from agents.common.pools import pool_errors
+from agents.common.pools import pool_errors, pool_evidence
 from agents.handlers.base import Context
 from agents.hypervisor.images import image_path, remove_temporary, temporary_files, temporary_name
 from agents.hypervisor.qemu_img import QemuImg
@@ -57,15 +57,13 @@ class VolumeCreateHandler:
     def probe(self, notes: Mapping[str, Any], payload: VolumeCreate) -> VolumeCreateEvidence:
         """Is the volume there, exactly as asked?"""
         final = image_path(payload.pool_path, payload.file_name)
-        try:
+        with pool_evidence(final.parent):
             temporary = tuple(path.name for path in temporary_files(final.parent, payload.file_name))
             if not os.path.lexists(final):
                 return VolumeCreateEvidence(temporary_files=temporary)
             if mismatch := _mismatch(payload, final):
                 return VolumeCreateEvidence(mismatch=mismatch, temporary_files=temporary)
             return VolumeCreateEvidence(final=_answer(final), temporary_files=temporary)
-        except OSError as error:
-            raise CannotTell(f"the storage pool at {final.parent} cannot be read: {error.strerror}") from error
 
 
 def _while_created(context: Context) -> None:

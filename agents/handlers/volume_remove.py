@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from agents.common.crash import crash_point
-from agents.common.errors import CannotTell
-from agents.common.pools import pool_errors
+from agents.common.pools import pool_errors, pool_evidence
 from agents.handlers.base import Context
 from agents.hypervisor.images import check_removable, image_path, remove_image, temporary_files
 from agents.protocol.kinds import RemoveAnswer, RemoveEvidence, VolumeRemove
@@ -36,11 +35,8 @@ class VolumeRemoveHandler:
 
     def probe(self, notes: Mapping[str, Any], payload: VolumeRemove) -> RemoveEvidence:
         """Which files are still there?"""
-        try:
-            left = tuple(path.name for path in _files(payload))
-        except OSError as error:
-            raise CannotTell(f"the storage pool at {payload.pool_path} cannot be read: {error.strerror}") from error
-        return RemoveEvidence(left=left)
+        with pool_evidence(Path(payload.pool_path)):
+            return RemoveEvidence(left=tuple(path.name for path in _files(payload)))
 
 
 def _files(payload: VolumeRemove) -> list[Path]:
