@@ -1,7 +1,7 @@
 """VMs, volumes and volume files."""
 
 import uuid
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from django.db import models
 from django.db.models import Q
@@ -152,6 +152,8 @@ class Nic(models.Model):
         return self.mac
 
 
+OFF: dict[str, Any] = {"host": None, "power_state": "off", "guest_agent": VM.GuestAgent.UNKNOWN, "addresses": []}
+"""Fields of a VM that runs nowhere."""
 TAKES_MEMORY = (VM.State.CREATING, VM.State.STARTING, VM.State.RUNNING, VM.State.STOPPING, VM.State.DESTROYING)
 """States in which a VM's memory is promised to it on its host."""
 

@@ -8,7 +8,7 @@ from django.db import transaction
 from agents.protocol.messages import Ping, VmFact
 from compute_app import accounting
 from compute_app.actions import vm_restart_after_boot
-from compute_app.models import VM
+from compute_app.models import OFF, VM
 from compute_app.rules import Sight, read_sight
 from core_app import events
 from core_app.transitions import transition
@@ -83,16 +83,11 @@ def _tell_power(vm: VM, fact: VmFact) -> None:
 def _went_off(agent: Agent, vm: VM, fact: VmFact, look: tuple[int, int]) -> None:
     """By itself, or with its host: one that ran in an earlier boot of it did not stop of its own will."""
     booted = vm.host_boot_id not in ("", agent.boot_id)
-    off: dict[str, Any] = {
-        "host": None,
-        "power_state": "off",
-        "guest_agent": "unknown",
-        "power_reason": fact.reason[:255],
-    }
-    off |= {"addresses": [], "restart_due": booted and vm.restart_after_boot}
+    restart_due = booted and vm.restart_after_boot
+    told = {"power_reason": fact.reason[:255], "restart_due": restart_due}
     looked = {"facts_epoch": look[0], "facts_number": look[1]}
     message = f"{agent} was booted anew" if booted else f"it went off by itself: {fact.reason}"
-    transition(vm, VM.State.STOPPED, event="vm.went_off", message=message, sets=off | looked, level="warning")
-    if off["restart_due"]:
+    transition(vm, VM.State.STOPPED, event="vm.went_off", message=message, sets=OFF | told | looked, level="warning")
+    if restart_due:
         transaction.on_commit(partial(vm_restart_after_boot, vm), robust=True)
     accounting.vm_moved(vm)

@@ -10,7 +10,7 @@ from django.db import transaction
 from accounts_app import limits
 from accounts_app.models import Account, User
 from compute_app import accounting, placing
-from compute_app.actions.common import locked, new_volume, resources
+from compute_app.actions.common import host_of, locked, new_volume, resources
 from compute_app.actions.networks import new_mac
 from compute_app.models import VM, Network, Nic, Volume
 from compute_app.rules import Need
@@ -253,7 +253,7 @@ def vm_restart_after_boot(vm: VM) -> None:
 
 def _destroy(vm: VM, *, expunge: bool, user: User | None) -> Operation:
     transition(vm, VM.State.DESTROYING, event="vm.destroying", sets={"restart_due": False})
-    data = {"host": str(vm.host_id) if vm.host_id else None, "expunge": expunge}
+    data = {"host": host_of(vm), "expunge": expunge}
     return submit("vm.destroy", vm, exclusive=resources(vm), data=data, user=user)
 
 

@@ -7,7 +7,7 @@ from django.db import transaction
 from accounts_app import limits
 from accounts_app.models import Account, User
 from compute_app import accounting, placing
-from compute_app.actions.common import holder_of, locked, new_volume
+from compute_app.actions.common import host_of, locked, locked_volume, new_volume
 from compute_app.models import DATA_DISKS_MAX, VM, Volume
 from compute_app.rules import Need
 from core_app.errors import InvalidInput, NoRoom, WrongState
@@ -58,20 +58,20 @@ def volume_attach(volume: Volume, vm: VM, user: User | None = None) -> Operation
     Raises InvalidInput, WrongState, NoRoom (it has 23 data disks), Busy.
     """
     with transaction.atomic():
-        volume = _locked(volume, "attached")
+        volume = locked_volume(volume, "attached")
         if volume.vm is not None:
             raise _attached(volume, "It cannot be attached a second time.", "Detach it first.")
         _check_kin(volume, vm)
         vm = locked(vm, "given a volume", VM.State.RUNNING, VM.State.STOPPED)
         _check_reach(volume, vm)
-        data = {"vm": str(vm.pk), "host": _host_of(vm), "device_index": _free_index(vm)}
+        data = {"vm": str(vm.pk), "host": host_of(vm), "device_index": _free_index(vm)}
         return submit("volume.attach", volume, exclusive=[_of(volume), ("vm", vm.pk)], data=data, user=user)
 
 
 def volume_detach(volume: Volume, user: User | None = None) -> Operation:
     """Take a data disk from its VM; a guest that runs is asked to let go of it. Raises WrongState, Busy."""
     with transaction.atomic():
-        volume = _locked(volume, "detached")
+        volume = locked_volume(volume, "detached")
         if volume.vm is None:
             raise WrongState(f"{volume} is no VM's disk.", "There is nothing to detach it from.", "Look at its VM.")
         if volume.device_index == 0:
@@ -81,7 +81,7 @@ def volume_detach(volume: Volume, user: User | None = None) -> Operation:
                 "Detach data disks; expunge the VM to be rid of its root disk.",
             )
         vm = locked(volume.vm, "relieved of a volume", VM.State.RUNNING, VM.State.STOPPED, VM.State.DESTROYED)
-        data = {"vm": str(vm.pk), "host": _host_of(vm)}
+        data = {"vm": str(vm.pk), "host": host_of(vm)}
         return submit("volume.detach", volume, exclusive=[_of(volume), ("vm", vm.pk)], data=data, user=user)
 
 
@@ -91,7 +91,7 @@ def volume_resize(volume: Volume, size_bytes: int, user: User | None = None) -> 
     Raises InvalidInput (not larger, no whole sectors), LimitExceeded, NoRoom, WrongState, Busy.
     """
     with transaction.atomic():
-        volume = _locked(volume, "resized")
+        volume = locked_volume(volume, "resized")
         _check_sectors(size_bytes)
         _check_larger(volume, size_bytes)
         vm = locked(volume.vm, "given a larger disk", VM.State.RUNNING, VM.State.STOPPED) if volume.vm else None
@@ -99,7 +99,7 @@ def volume_resize(volume: Volume, size_bytes: int, user: User | None = None) -> 
         place = placing.find_place(volume.pool.zone, Need(0, growth), pool=volume.pool)
         limits.take(volume.account, accounting.of_growth(growth))
         data = {
-            "host": (vm and _host_of(vm)) or str(place.host_id),
+            "host": (vm and host_of(vm)) or str(place.host_id),
             "was_bytes": volume.size_bytes,
             "size_bytes": size_bytes,
         }
@@ -111,7 +111,7 @@ def volume_resize(volume: Volume, size_bytes: int, user: User | None = None) -> 
 def volume_delete(volume: Volume, user: User | None = None) -> Operation:
     """Remove a volume that is no VM's disk, with its files, for good. Raises WrongState, Busy."""
     with transaction.atomic():
-        volume = _locked(volume, "deleted")
+        volume = locked_volume(volume, "deleted")
         if volume.vm is not None:
             raise _attached(volume, "It was not deleted.", "Detach it first; a root disk goes when its VM is expunged.")
         return submit("volume.delete", volume, exclusive=[_of(volume)], user=user)
@@ -119,25 +119,6 @@ def volume_delete(volume: Volume, user: User | None = None) -> Operation:
 
 def _of(volume: Volume) -> Resource:
     return ("volume", volume.pk)
-
-
-def _locked(volume: Volume, verb: str) -> Volume:
-    """The volume as it is, locked after its zone. Raises WrongState unless it is ready."""
-    lock_zone(volume.pool.zone_id)
-    found = Volume.objects.select_for_update(no_key=True).get(pk=volume.pk)
-    if found.state == Volume.State.READY:
-        return found
-    raise WrongState(
-        f"{found} is {found.state}.",
-        f"It cannot be {verb} now.",
-        f"It can be {verb} when it is ready.",
-        operation=holder_of(*_of(found)),
-    )
-
-
-def _host_of(vm: VM) -> str | None:
-    """Where it may run."""
-    return str(vm.host_id) if vm.host_id else None
 
 
 def _check_place(wanted: NewVolume) -> None:

@@ -41,8 +41,8 @@ def vm_of(operation: Operation) -> VM:
     return VM.objects.get(pk=operation.target_id)
 
 
-def vm_lane(vm: VM) -> str:
-    return f"vm:{vm.pk}"
+def vm_lane(vm_id: UUID | str) -> str:
+    return f"vm:{vm_id}"
 
 
 def volume_lane(volume: Volume) -> str:
@@ -52,13 +52,13 @@ def volume_lane(volume: Volume) -> str:
 def stop(vm: VM, host_id: Any, mode: Literal["graceful", "force"], then_force_after: int | None = None) -> CommandSpec:
     """``then_force_after``: seconds after which a guest that was asked has its power taken away; None: never."""
     payload = VmStop(vm_id=str(vm.pk), mode=mode, **_patience(then_force_after))
-    return CommandSpec("vm.stop", host_id, vm_lane(vm), payload)
+    return CommandSpec("vm.stop", host_id, vm_lane(vm.pk), payload)
 
 
 def reboot(vm: VM, host_id: Any, mode: Literal["graceful", "force"], then_force_after: int | None) -> CommandSpec:
     """As :func:`stop`."""
     payload = VmReboot(vm_id=str(vm.pk), mode=mode, **_patience(then_force_after))
-    return CommandSpec("vm.reboot", host_id, vm_lane(vm), payload)
+    return CommandSpec("vm.reboot", host_id, vm_lane(vm.pk), payload)
 
 
 def _patience(then_force_after: int | None) -> dict[str, Any]:
@@ -66,7 +66,7 @@ def _patience(then_force_after: int | None) -> dict[str, Any]:
 
 
 def resume(vm: VM, host_id: Any) -> CommandSpec:
-    return CommandSpec("vm.resume", host_id, vm_lane(vm), VmResume(vm_id=str(vm.pk)))
+    return CommandSpec("vm.resume", host_id, vm_lane(vm.pk), VmResume(vm_id=str(vm.pk)))
 
 
 def console(vm: VM, host_id: Any, lines: int) -> CommandSpec:
@@ -132,12 +132,12 @@ def removal_anywhere(volume: Volume, preferred: UUID | None) -> CommandSpec:
 
 def attachment(volume: Volume, vm_id: str, host_id: Any, index: int) -> CommandSpec:
     disk = Disk(volume_id=str(volume.pk), target=device_name(index), chain=chain_of(volume))
-    return CommandSpec("volume.attach", host_id, f"vm:{vm_id}", VolumeAttach(vm_id=vm_id, disk=disk))
+    return CommandSpec("volume.attach", host_id, vm_lane(vm_id), VolumeAttach(vm_id=vm_id, disk=disk))
 
 
 def detachment(volume: Volume, vm_id: str, host_id: Any) -> CommandSpec:
     payload = VolumeDetach(vm_id=vm_id, volume_id=str(volume.pk), timeout_seconds=LET_GO_SECONDS)
-    return CommandSpec("volume.detach", host_id, f"vm:{vm_id}", payload)
+    return CommandSpec("volume.detach", host_id, vm_lane(vm_id), payload)
 
 
 def growth(volume: Volume, host_id: Any) -> CommandSpec:
@@ -147,7 +147,7 @@ def growth(volume: Volume, host_id: Any) -> CommandSpec:
         chain=chain_of(volume),
         virtual_size_bytes=volume.size_bytes,
     )
-    lane = f"vm:{volume.vm_id}" if volume.vm_id else volume_lane(volume)
+    lane = vm_lane(volume.vm_id) if volume.vm_id else volume_lane(volume)
     return CommandSpec("volume.resize", host_id, lane, payload)
 
 
@@ -163,7 +163,7 @@ def seed(vm: VM, host_id: Any) -> CommandSpec:
         file_name=seed_name(vm),
         local_hostname=hostname_of(vm.name, vm.pk),
     )
-    return CommandSpec("seed.create", host_id, vm_lane(vm), payload, secrets=json.loads(decrypt_at_rest(vm.seed)))
+    return CommandSpec("seed.create", host_id, vm_lane(vm.pk), payload, secrets=json.loads(decrypt_at_rest(vm.seed)))
 
 
 def _root_pool(vm: VM) -> str:

@@ -7,7 +7,7 @@ from django.utils import timezone
 
 from accounts_app import limits
 from compute_app import accounting
-from compute_app.models import VM, Volume
+from compute_app.models import OFF, VM, Volume
 from compute_app.workflows.payloads import (
     console,
     creation,
@@ -107,7 +107,7 @@ class StartDomain(Step):
         if not operation.data.get("start", True):
             return ()
         vm = vm_of(operation)
-        return [CommandSpec("vm.start", operation.data["host"], vm_lane(vm), domain(vm))]
+        return [CommandSpec("vm.start", operation.data["host"], vm_lane(vm.pk), domain(vm))]
 
     def done(self, operation: Operation, command: Command) -> None:
         operation.result = {"host": command.agent.name, "accelerator": (command.answer or {}).get("accelerator")}
@@ -210,7 +210,7 @@ class DeployVM(Workflow):
             return
         for volume in vm.volumes.exclude(state=Volume.State.REMOVED):
             accounting.volume_removed(volume)
-        sets = _OFF | _looks(operation) | {"error": operation.error or _cancelled()}
+        sets = OFF | _looks(operation) | {"error": operation.error or _cancelled()}
         transition(vm, VM.State.ERROR, event="vm.error", sets=sets, level="warning")
 
 
@@ -264,7 +264,7 @@ class DestroyVM(Workflow):
     def ended(self, operation: Operation) -> None:
         to = VM.State.EXPUNGED if operation.data["expunge"] else VM.State.DESTROYED
         vm = vm_of(operation)
-        sets = _OFF | _looks(operation)
+        sets = OFF | _looks(operation)
         # What is expunged keeps no secrets.
         sets |= {"destroyed_at": timezone.now()} if to == VM.State.DESTROYED else {"seed": ""}
         if transition(vm, to, event=f"vm.{to}", sets=sets) and to == VM.State.EXPUNGED:
@@ -277,12 +277,11 @@ class DestroyVM(Workflow):
 
 _TOUCHING = ("vm.start", "vm.stop", "vm.reboot", "vm.resume")
 """Kinds of commands that change what a look at libvirt shows."""
-_OFF: dict[str, Any] = {"host": None, "power_state": "off", "guest_agent": VM.GuestAgent.UNKNOWN, "addresses": []}
 _ON: dict[str, Any] = {"power_state": "running", "guest_agent": VM.GuestAgent.UNKNOWN, "addresses": []}
 
 
 def _settle_power(operation: Operation, *, running: bool) -> None:
-    state, sets = (VM.State.RUNNING, _ON) if running else (VM.State.STOPPED, _OFF)
+    state, sets = (VM.State.RUNNING, _ON) if running else (VM.State.STOPPED, OFF)
     sets = sets | _looks(operation) | _boot(operation) | {"error": operation.error, "power_reason": ""}
     vm = vm_of(operation)
     transition(vm, state, event=f"vm.{state}", sets=sets)
