@@ -28,8 +28,13 @@ def room(pool: StoragePool) -> SafeString:
     return cells.meter(percent, left, "bad" if percent > 90 else "quiet")
 
 
-def reach(row: PoolReach) -> SafeString:
-    return cells.badge("ready" if row.reachable else "error")
+REACH_COLUMNS = ("Reached", "Free", "Seen", "Why not")
+
+
+def reach_cells(row: PoolReach) -> tuple[object, ...]:
+    """What stands in :data:`REACH_COLUMNS`."""
+    reached = cells.badge("ready" if row.reachable else "error")
+    return reached, cells.size(row.available_bytes), cells.ago(row.reported_at), row.reason
 
 
 @admin.register(Zone)
@@ -141,17 +146,8 @@ class HostAdmin(OfAgents):
         reaches = row.reaches.select_related("pool").order_by("pool__name")[:100]
         yield Panel(
             "Storage pools",
-            ("Pool", "Reached", "Free", "Seen", "Why not"),
-            [
-                (
-                    cells.link(one.pool),
-                    reach(one),
-                    cells.size(one.available_bytes),
-                    cells.ago(one.reported_at),
-                    one.reason,
-                )
-                for one in reaches
-            ],
+            ("Pool", *REACH_COLUMNS),
+            [(cells.link(one.pool), *reach_cells(one)) for one in reaches],
             "It has not told of any pool yet.",
             css="wide",
         )
@@ -173,17 +169,8 @@ class StoragePoolAdmin(RoomAdmin):
         reaches = row.reaches.select_related("host__agent").order_by("host__agent__name")[:100]
         yield Panel(
             "Hosts",
-            ("Host", "Reached", "Free", "Seen", "Why not"),
-            [
-                (
-                    cells.link(one.host),
-                    reach(one),
-                    cells.size(one.available_bytes),
-                    cells.ago(one.reported_at),
-                    one.reason,
-                )
-                for one in reaches
-            ],
+            ("Host", *REACH_COLUMNS),
+            [(cells.link(one.host), *reach_cells(one)) for one in reaches],
             "No host has seen it yet.",
             css="wide",
         )

@@ -56,19 +56,20 @@ def size(size_bytes: int | None) -> SafeString:
 
 
 def when(moment: datetime | None) -> SafeString:
-    """A time in UTC; the page's script shows how long ago it was where there is one."""
-    if moment is None:
-        return NOTHING
-    text = f"{moment:%Y-%m-%d %H:%M:%S}"
-    return format_html('<time datetime="{}" title="{} UTC">{}</time>', f"{moment.isoformat()}", text, text)
+    """A time in UTC."""
+    return _time(moment, SafeString(""))
 
 
 def ago(moment: datetime | None) -> SafeString:
-    """As :func:`when`, and the script replaces it by how long ago that was."""
+    """As :func:`when`, and where there is a script it shows how long ago that was."""
+    return _time(moment, SafeString("data-ago "))
+
+
+def _time(moment: datetime | None, attribute: SafeString) -> SafeString:
     if moment is None:
         return NOTHING
     text = f"{moment:%Y-%m-%d %H:%M:%S}"
-    return format_html('<time data-ago datetime="{}" title="{} UTC">{}</time>', moment.isoformat(), text, text)
+    return format_html('<time {}datetime="{}" title="{} UTC">{}</time>', attribute, moment.isoformat(), text, text)
 
 
 def meter(percent: int, text: object = "", kind: str = "") -> SafeString:
